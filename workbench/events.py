@@ -1,0 +1,273 @@
+"""Everything that happens, as one tagged union of frozen, flat, typed records.
+
+An event's fields are scalars (or None) so that a run is one columnar table and one Arrow file.
+Times: ``t_s`` and every ``*_s`` mark are seconds since the run began, on the engine's monotonic clock;
+durations end in ``_s`` too and say so. Bytes are bytes, watts watts, joules joules.
+Phases: ``load prefill draft verify decode evaluate idle``. Tiers: ``gpu ram disk``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base record. ``run`` is the run's id, empty for what belongs to the engine alone."""
+
+    t_s: float = 0.0
+    run: str = ""
+
+
+class EngineState(Event, tag="state"):
+    """The engine changed state: ``starting ready loading running evaluating unloaded dead``."""
+
+    state: str
+    detail: str = ""
+
+
+class Progress(Event, tag="progress"):
+    """A long operation moved. ``total`` 0 means unknown."""
+
+    what: str
+    done: float
+    total: float = 0.0
+    detail: str = ""
+
+
+class Note(Event, tag="note"):
+    """One sentence for the user. ``level``: ``info warning error``."""
+
+    text: str
+    level: str = "info"
+
+
+class RunStarted(Event, tag="run_started"):
+    """Model loaded, prompt tokenized, clock at zero."""
+
+    prompt_tokens: int
+    sequences: int = 1
+    started_unix_s: float = 0.0
+
+
+class RunEnded(Event, tag="run_ended"):
+    """The last event of a run. ``status``: ``done cancelled failed``."""
+
+    status: str
+    reason: str = ""
+    new_tokens: int = 0
+
+
+class Effective(Event, tag="effective"):
+    """What really ran for one setting, read back from the runtime. ``reason`` when it differs."""
+
+    path: str
+    requested: str
+    effective: str
+    honoured: bool = True
+    reason: str = ""
+
+
+class Phase(Event, tag="phase"):
+    """One interval of model work. ``rows``: token positions computed; ``step``: decoding step."""
+
+    phase: str
+    start_s: float
+    end_s: float
+    step: int = 0
+    rows: int = 0
+    tokens: int = 0
+
+
+class Token(Event, tag="token"):
+    """One emitted token, stamped when it was known to the engine.
+
+    ``source``: ``plain`` (target alone), ``draft`` (drafted and accepted), ``bonus`` (target's own
+    token at the end of a verification). ``text`` is the text this token completed (may be empty
+    while a multi-byte character is open)."""
+
+    index: int
+    id: int
+    text: str
+    source: str = "plain"
+    step: int = 0
+    sequence: int = 0
+
+
+class Draft(Event, tag="draft"):
+    """The outcome of one verification: ``drafted`` proposed, ``accepted`` kept, ``emitted`` in all.
+
+    ``proposed``: the drafted tokens' text, joined by U+241F, for the ribbon (bounded)."""
+
+    step: int
+    drafted: int
+    accepted: int
+    emitted: int
+    rows: int = 0
+    draft_s: float = 0.0
+    verify_s: float = 0.0
+    sequence: int = 0
+    proposed: str = ""
+
+
+class KernelWindow(Event, tag="kernel_window"):
+    """One bounded capture. ``overhead_s`` is the time that starting, stopping and reading cost."""
+
+    window: int
+    start_s: float
+    end_s: float
+    preset: str
+    steps: int = 0
+    overhead_s: float = 0.0
+    device_events: int = 0
+    host_events: int = 0
+    reason: str = ""
+
+
+class Kernel(Event, tag="kernel"):
+    """One row of a window's kernel table, aggregated in the engine.
+
+    ``kind``: ``kernel`` (device) or ``op`` (CPU operator, self time). ``layer`` -1: outside layers.
+    ``cls``: ``matmul attention norm activation elementwise copy sampling embedding other``.
+    ``total_s mean_s min_s max_s`` are durations; ``floor_s`` the least time its bytes or FLOPs can
+    take on this machine's measured ceilings, None when unknown. ``first_token last_token``: the
+    tokens the window spans."""
+
+    window: int
+    phase: str
+    layer: int
+    name: str
+    kind: str
+    cls: str
+    device: str
+    calls: int
+    total_s: float
+    mean_s: float
+    min_s: float
+    max_s: float
+    bytes: int | None = None
+    flops: int | None = None
+    floor_s: float | None = None
+    first_token: int = 0
+    last_token: int = 0
+
+
+class Slice(Event, tag="slice"):
+    """One timeline slice of a capture (bounded number per window), for the trace viewer."""
+
+    window: int
+    name: str
+    start_s: float
+    duration_s: float
+    track: str
+    phase: str = ""
+    layer: int = -1
+
+
+class Transfer(Event, tag="transfer"):
+    """One copy between tiers. ``waited_s``: how long the computation stood still for it."""
+
+    src: str
+    dst: str
+    bytes: int
+    start_s: float
+    end_s: float
+    what: str = "weights"
+    layer: int = -1
+    waited_s: float = 0.0
+
+
+class Memory(Event, tag="memory"):
+    """Bytes held on one tier, by use. ``total_bytes`` is read from the allocator or the OS;
+    the parts are what the runtime allocated. ``limit_bytes``: the tier's capacity."""
+
+    tier: str
+    total_bytes: int
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    activations_bytes: int = 0
+    draft_bytes: int = 0
+    workspace_bytes: int = 0
+    limit_bytes: int = 0
+    source: str = ""
+
+
+class Power(Event, tag="power"):
+    """One reading of one sensor. Fields that a sensor lacks are None, never filled in.
+
+    ``quality``: ``measured`` or ``estimated``; ``source`` names the sensor or the model."""
+
+    device: str
+    source: str
+    quality: str = "measured"
+    instant_w: float | None = None
+    average_w: float | None = None
+    energy_j: float | None = None
+    utilization: float | None = None
+    clock_hz: float | None = None
+    temperature_c: float | None = None
+    throttled: str = ""
+
+
+class SensorStatus(Event, tag="sensor"):
+    """What a power source can and cannot do here. ``available`` False carries the reason."""
+
+    device: str
+    source: str
+    available: bool
+    quality: str = "measured"
+    period_s: float | None = None
+    reason: str = ""
+
+
+class Quality(Event, tag="quality"):
+    """A quality figure, possibly partial (``done`` False while it streams).
+
+    ``metric``: ``perplexity kl_mean kl_median kl_p99 top1 accuracy``. ``se``: standard error.
+    ``against``: the reference's description for KL and agreement."""
+
+    metric: str
+    value: float
+    se: float | None = None
+    tokens: int = 0
+    text: str = ""
+    against: str = ""
+    done: bool = True
+
+
+class Metric(Event, tag="metric"):
+    """One summary figure of a run, computed by ``analysis.metrics`` when it ends."""
+
+    name: str
+    value: float | None
+    unit: str = ""
+    quality: str = "measured"
+    reason: str = ""
+
+
+AnyEvent = (
+    EngineState | Progress | Note | RunStarted | RunEnded | Effective | Phase | Token | Draft
+    | KernelWindow | Kernel | Slice | Transfer | Memory | Power | SensorStatus | Quality | Metric
+)
+
+TYPES: dict[str, type[Event]] = {
+    t.__struct_config__.tag: t  # type: ignore[misc]
+    for t in (
+        EngineState, Progress, Note, RunStarted, RunEnded, Effective, Phase, Token, Draft,
+        KernelWindow, Kernel, Slice, Transfer, Memory, Power, SensorStatus, Quality, Metric,
+    )
+}
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """A flat dict with ``type``; ``from_dict`` inverts it exactly."""
+    return msgspec.to_builtins(event)
+
+
+def from_dict(data: dict[str, Any]) -> Event:
+    """Inverse of :func:`to_dict`; ignores columns that belong to other types (None-valued)."""
+    cls = TYPES[data["type"]]
+    fields = {f.name: f for f in msgspec.structs.fields(cls)}
+    kept = {k: v for k, v in data.items() if k in fields and v is not None}
+    return msgspec.convert({"type": data["type"], **kept}, cls)
