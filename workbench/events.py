@@ -20,14 +20,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     run: str = ""
 
 
-class EngineState(Event, tag="state"):
+class EngineState(Event, frozen=True, kw_only=True, tag="state"):
     """The engine changed state: ``starting ready loading running evaluating unloaded dead``."""
 
     state: str
     detail: str = ""
 
 
-class Progress(Event, tag="progress"):
+class Progress(Event, frozen=True, kw_only=True, tag="progress"):
     """A long operation moved. ``total`` 0 means unknown."""
 
     what: str
@@ -36,14 +36,14 @@ class Progress(Event, tag="progress"):
     detail: str = ""
 
 
-class Note(Event, tag="note"):
+class Note(Event, frozen=True, kw_only=True, tag="note"):
     """One sentence for the user. ``level``: ``info warning error``."""
 
     text: str
     level: str = "info"
 
 
-class RunStarted(Event, tag="run_started"):
+class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """Model loaded, prompt tokenized, clock at zero."""
 
     prompt_tokens: int
@@ -51,7 +51,7 @@ class RunStarted(Event, tag="run_started"):
     started_unix_s: float = 0.0
 
 
-class RunEnded(Event, tag="run_ended"):
+class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):
     """The last event of a run. ``status``: ``done cancelled failed``."""
 
     status: str
@@ -59,7 +59,7 @@ class RunEnded(Event, tag="run_ended"):
     new_tokens: int = 0
 
 
-class Effective(Event, tag="effective"):
+class Effective(Event, frozen=True, kw_only=True, tag="effective"):
     """What really ran for one setting, read back from the runtime. ``reason`` when it differs."""
 
     path: str
@@ -69,7 +69,7 @@ class Effective(Event, tag="effective"):
     reason: str = ""
 
 
-class Phase(Event, tag="phase"):
+class Phase(Event, frozen=True, kw_only=True, tag="phase"):
     """One interval of model work. ``rows``: token positions computed; ``step``: decoding step."""
 
     phase: str
@@ -80,7 +80,7 @@ class Phase(Event, tag="phase"):
     tokens: int = 0
 
 
-class Token(Event, tag="token"):
+class Token(Event, frozen=True, kw_only=True, tag="token"):
     """One emitted token, stamped when it was known to the engine.
 
     ``source``: ``plain`` (target alone), ``draft`` (drafted and accepted), ``bonus`` (target's own
@@ -95,7 +95,7 @@ class Token(Event, tag="token"):
     sequence: int = 0
 
 
-class Draft(Event, tag="draft"):
+class Draft(Event, frozen=True, kw_only=True, tag="draft"):
     """The outcome of one verification: ``drafted`` proposed, ``accepted`` kept, ``emitted`` in all.
 
     ``proposed``: the drafted tokens' text, joined by U+241F, for the ribbon (bounded)."""
@@ -111,7 +111,7 @@ class Draft(Event, tag="draft"):
     proposed: str = ""
 
 
-class KernelWindow(Event, tag="kernel_window"):
+class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
     """One bounded capture. ``overhead_s`` is the time that starting, stopping and reading cost."""
 
     window: int
@@ -125,7 +125,7 @@ class KernelWindow(Event, tag="kernel_window"):
     reason: str = ""
 
 
-class Kernel(Event, tag="kernel"):
+class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     """One row of a window's kernel table, aggregated in the engine.
 
     ``kind``: ``kernel`` (device) or ``op`` (CPU operator, self time). ``layer`` -1: outside layers.
@@ -153,7 +153,7 @@ class Kernel(Event, tag="kernel"):
     last_token: int = 0
 
 
-class Slice(Event, tag="slice"):
+class Slice(Event, frozen=True, kw_only=True, tag="slice"):
     """One timeline slice of a capture (bounded number per window), for the trace viewer."""
 
     window: int
@@ -165,7 +165,7 @@ class Slice(Event, tag="slice"):
     layer: int = -1
 
 
-class Transfer(Event, tag="transfer"):
+class Transfer(Event, frozen=True, kw_only=True, tag="transfer"):
     """One copy between tiers. ``waited_s``: how long the computation stood still for it."""
 
     src: str
@@ -178,7 +178,7 @@ class Transfer(Event, tag="transfer"):
     waited_s: float = 0.0
 
 
-class Memory(Event, tag="memory"):
+class Memory(Event, frozen=True, kw_only=True, tag="memory"):
     """Bytes held on one tier, by use. ``total_bytes`` is read from the allocator or the OS;
     the parts are what the runtime allocated. ``limit_bytes``: the tier's capacity."""
 
@@ -193,7 +193,7 @@ class Memory(Event, tag="memory"):
     source: str = ""
 
 
-class Power(Event, tag="power"):
+class Power(Event, frozen=True, kw_only=True, tag="power"):
     """One reading of one sensor. Fields that a sensor lacks are None, never filled in.
 
     ``quality``: ``measured`` or ``estimated``; ``source`` names the sensor or the model."""
@@ -210,7 +210,7 @@ class Power(Event, tag="power"):
     throttled: str = ""
 
 
-class SensorStatus(Event, tag="sensor"):
+class SensorStatus(Event, frozen=True, kw_only=True, tag="sensor"):
     """What a power source can and cannot do here. ``available`` False carries the reason."""
 
     device: str
@@ -221,7 +221,7 @@ class SensorStatus(Event, tag="sensor"):
     reason: str = ""
 
 
-class Quality(Event, tag="quality"):
+class Quality(Event, frozen=True, kw_only=True, tag="quality"):
     """A quality figure, possibly partial (``done`` False while it streams).
 
     ``metric``: ``perplexity kl_mean kl_median kl_p99 top1 accuracy``. ``se``: standard error.
@@ -236,7 +236,7 @@ class Quality(Event, tag="quality"):
     done: bool = True
 
 
-class Metric(Event, tag="metric"):
+class Metric(Event, frozen=True, kw_only=True, tag="metric"):
     """One summary figure of a run, computed by ``analysis.metrics`` when it ends."""
 
     name: str
