@@ -35,6 +35,7 @@ class Job:
     work: Callable[[Context], Any]
     receive: Callable[[list[Event]], None]
     finished: Callable[[WorkbenchError | None], None]
+    owner: str = ""
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -77,10 +78,11 @@ class Context:
 class Dispatcher:
     """The queue and the engine handle. Thread-safe; share one between sessions to share an engine."""
 
-    def __init__(self, start_engine: Callable[[], Engine]) -> None:
+    def __init__(self, start_engine: Callable[[], Engine], waiting: Any = None) -> None:
+        """``waiting`` orders the queue: a ``deque`` (first come, first served) or its like."""
         self._start_engine = start_engine
         self._engine: Engine | None = None
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job] = deque() if waiting is None else waiting
         self._current: Job | None = None
         self._wake = threading.Condition()
         self._closed = False

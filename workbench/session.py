@@ -121,7 +121,7 @@ class Session:
         job = dispatch.Job(
             f"run {run.id}", lambda context: self._work(context, run, chosen, prompts),
             lambda events: self._receive(writer, events),
-            lambda error: self._finished(writer, error))
+            lambda error: self._finished(writer, error), self.owner)
         with self._lock:
             self.runs.append(run)
             self._jobs[run.id] = job
