@@ -237,13 +237,15 @@ class Quality(Event, frozen=True, kw_only=True, tag="quality"):
 
 
 class Metric(Event, frozen=True, kw_only=True, tag="metric"):
-    """One summary figure of a run, computed by ``analysis.metrics`` when it ends."""
+    """One summary figure of a run, computed by ``analysis.metrics`` when it ends. ``se``: standard
+    error, where there is one. ``value`` None carries the reason."""
 
     name: str
     value: float | None
     unit: str = ""
     quality: str = "measured"
     reason: str = ""
+    se: float | None = None
 
 
 AnyEvent = (
