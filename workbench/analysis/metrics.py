@@ -1,0 +1,236 @@
+"""A run's summary figures from its events. What cannot be known is None with the reason, never zero.
+
+Definitions (one clock, zero when the prompt is tokenized and the model loaded):
+TTFT = first token's time. TPOT = (last - first) / (tokens - 1), per sequence, then the mean.
+ITL = gaps between stream events; under speculation a burst of tokens is one event, so ITL and TPOT
+differ. tok/s = tokens after each sequence's first, per second between first and last token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from workbench import events as ev
+from workbench.analysis.energy import energy
+from workbench.analysis.frames import same_burst
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How a metric is named and judged. ``better``: ``lower``, ``higher`` or empty."""
+
+    label: str
+    unit: str
+    better: str
+    help: str
+
+
+SPECS: dict[str, Spec] = {
+    "ttft_s": Spec("TTFT", "s", "lower", "time to the first token"),
+    "tpot_s": Spec("TPOT", "s", "lower", "mean time per output token, without the first"),
+    "itl_p50_s": Spec("ITL p50", "s", "lower", "median gap between stream events"),
+    "itl_p90_s": Spec("ITL p90", "s", "lower", "90th percentile of the gaps"),
+    "itl_p99_s": Spec("ITL p99", "s", "lower", "99th percentile of the gaps"),
+    "tok_per_s": Spec("speed", "tok/s", "higher", "tokens per second while decoding"),
+    "prefill_tok_per_s": Spec("prefill", "tok/s", "higher", "prompt tokens per second"),
+    "new_tokens": Spec("new tokens", "tokens", "", "tokens generated, all sequences"),
+    "total_s": Spec("total", "s", "lower", "from the start of the run to its last token"),
+    "mean_accepted_length": Spec("accepted length", "tokens", "higher",
+                                 "tokens per forward of the target; plain decoding is 1.00"),
+    "acceptance_rate": Spec("acceptance", "fraction", "higher", "accepted / drafted tokens"),
+    "peak_gpu_bytes": Spec("peak GPU", "bytes", "lower", "most bytes held on the GPU"),
+    "peak_ram_bytes": Spec("peak RAM", "bytes", "lower", "most bytes held in RAM"),
+    "peak_disk_bytes": Spec("disk", "bytes", "lower", "most bytes of weights left on disk"),
+    "j_per_token": Spec("energy", "J/token", "lower", "energy of the run / new tokens"),
+    "mean_w": Spec("power", "W", "lower", "mean power during the run"),
+    "perplexity": Spec("perplexity", "", "lower", "on the evaluation text"),
+    "kl_mean": Spec("KL mean", "nats", "lower", "divergence from the untouched model"),
+    "kl_median": Spec("KL median", "nats", "lower", "divergence from the untouched model"),
+    "kl_p99": Spec("KL p99", "nats", "lower", "divergence, 99th percentile"),
+    "top1": Spec("top-1 agreement", "fraction", "higher", "same likeliest token as the untouched model"),
+    "capture_overhead": Spec("capture cost", "fraction", "lower",
+                             "share of the run that kernel capture took"),
+}
+_QUALITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
+
+
+def summarize(events: Iterable[ev.Event]) -> dict[str, ev.Metric]:
+    """Every metric of :data:`SPECS`, for a whole, cancelled, failed or still running run."""
+    events = list(events)
+    found: dict[str, ev.Metric] = {}
+    for part in (_times(events), _speculation(events), _memory(events), _energy(events),
+                 _quality(events), _capture(events)):
+        found |= {m.name: m for m in part}
+    return {name: found[name] for name in SPECS}
+
+
+def metric(name: str, value: float | None, reason: str = "", quality: str = "measured",
+           se: float | None = None) -> ev.Metric:
+    """A metric with its unit; a value that is not finite becomes None."""
+    if value is not None and not math.isfinite(value):
+        value, reason = None, reason or f"the value is {value}"
+    return ev.Metric(name=name, value=value, unit=SPECS[name].unit, quality=quality,
+                     reason=reason, se=se)
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """Linear interpolation between closest ranks, as numpy's default. ``q`` in 0..1."""
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def streams(events: Iterable[ev.Event]) -> dict[int, list[ev.Token]]:
+    """sequence -> its tokens, in order."""
+    found: dict[int, list[ev.Token]] = {}
+    for e in events:
+        if isinstance(e, ev.Token):
+            found.setdefault(e.sequence, []).append(e)
+    return found
+
+
+def gaps(tokens: Sequence[ev.Token]) -> list[float]:
+    """Seconds between the stream events of one sequence."""
+    found: list[float] = []
+    for i, token in enumerate(tokens):
+        if i == 0:
+            step, t = token.step, token.t_s
+        elif not same_burst(step, t, token.step, token.t_s):
+            found.append(token.t_s - t)
+            step, t = token.step, token.t_s
+    return found
+
+
+def _times(events: list[ev.Event]) -> list[ev.Metric]:
+    per_sequence = streams(events)
+    every = [t for s in per_sequence.values() for t in s]
+    if not every:
+        why = _no_tokens(events)
+        names = ("ttft_s", "tpot_s", "itl_p50_s", "itl_p90_s", "itl_p99_s", "tok_per_s", "total_s")
+        return [metric(n, None, why) for n in names] + [
+            metric("new_tokens", 0), _prefill(events)]
+    first, last = min(t.t_s for t in every), max(t.t_s for t in every)
+    after = len(every) - len(per_sequence)
+    tpots = [(s[-1].t_s - s[0].t_s) / (len(s) - 1) for s in per_sequence.values() if len(s) > 1]
+    itl = [g for s in per_sequence.values() for g in gaps(s)]
+    one = "only one token was generated"
+    burst = one if not tpots else "all tokens arrived at once"
+    return [
+        metric("ttft_s", first),
+        metric("tpot_s", sum(tpots) / len(tpots) if tpots else None, "" if tpots else one),
+        *(metric(f"itl_p{q}_s", percentile(itl, q / 100) if itl else None, "" if itl else burst)
+          for q in (50, 90, 99)),
+        metric("tok_per_s", after / (last - first) if last > first else None,
+               "" if last > first else burst),
+        metric("total_s", last),
+        metric("new_tokens", len(every)), _prefill(events)]
+
+
+def _no_tokens(events: list[ev.Event]) -> str:
+    for e in reversed(events):
+        if isinstance(e, ev.RunEnded) and e.status != "done":
+            return f"no token was generated: the run was {e.status}"
+    return "no token was generated"
+
+
+def _prefill(events: list[ev.Event]) -> ev.Metric:
+    intervals = [e for e in events if isinstance(e, ev.Phase) and e.phase == "prefill"]
+    seconds = sum(e.end_s - e.start_s for e in intervals)
+    rows = sum(e.rows for e in intervals) or sum(
+        e.prompt_tokens for e in events if isinstance(e, ev.RunStarted))
+    if seconds <= 0 or not rows:
+        return metric("prefill_tok_per_s", None, "the prompt was not processed")
+    return metric("prefill_tok_per_s", rows / seconds)
+
+
+def _speculation(events: list[ev.Event]) -> list[ev.Metric]:
+    drafts = [e for e in events if isinstance(e, ev.Draft)]
+    drafted = sum(e.drafted for e in drafts)
+    rate = metric("acceptance_rate", sum(e.accepted for e in drafts) / drafted) if drafted else (
+        metric("acceptance_rate", None, "nothing was drafted"))
+    verified = {e.step for e in drafts}
+    plain = sum(e.phase == "decode" and e.step not in verified
+                for e in events if isinstance(e, ev.Phase))
+    if not drafts:
+        some = plain or any(isinstance(e, ev.Token) for e in events)
+        return [rate, metric("mean_accepted_length", 1.0 if some else None,
+                             "plain decoding" if some else "no token was generated")]
+    # A step in which the drafter had no proposal is a plain forward: one token.
+    length = (sum(e.emitted for e in drafts) + plain) / (len(drafts) + plain)
+    return [rate, metric("mean_accepted_length", length)]
+
+
+def _memory(events: list[ev.Event]) -> list[ev.Metric]:
+    peaks: dict[str, int] = {}
+    for e in events:
+        if isinstance(e, ev.Memory):
+            peaks[e.tier] = max(peaks.get(e.tier, 0), e.total_bytes)
+    why = "memory was not sampled"
+    absent = {"gpu": "nothing was placed on a GPU", "ram": why,
+              "disk": "nothing was streamed from disk"}
+    return [metric(f"peak_{tier}_bytes", peaks.get(tier),
+                   "" if tier in peaks else absent[tier] if peaks else why)
+            for tier in ("gpu", "ram", "disk")]
+
+
+def _energy(events: list[ev.Event]) -> list[ev.Metric]:
+    tokens = [e for e in events if isinstance(e, ev.Token)]
+    if not tokens:
+        return [metric(n, None, "no token was generated") for n in ("j_per_token", "mean_w")]
+    got = energy(events, 0.0, max(t.t_s for t in tokens))
+    per_token = None if got.joules is None else got.joules / len(tokens)
+    return [metric("j_per_token", per_token, got.reason, got.quality),
+            metric("mean_w", got.watts, "" if got.watts is not None and got.quality == "measured"
+                   else got.reason, got.quality)]
+
+
+def _quality(events: list[ev.Event]) -> list[ev.Metric]:
+    last = {e.metric: e for e in events if isinstance(e, ev.Quality)}
+    found = []
+    for name in _QUALITY:
+        e = last.get(name)
+        if e is None:
+            why = "not part of this evaluation" if last else "quality was not measured (quality=quick)"
+            found.append(metric(name, None, why))
+        elif not e.done:
+            found.append(metric(name, None, "the evaluation did not finish"))
+        else:
+            found.append(metric(name, e.value, se=e.se))
+    return found
+
+
+def _capture(events: list[ev.Event]) -> list[ev.Metric]:
+    windows = [e for e in events if isinstance(e, ev.KernelWindow)]
+    ends = [e.t_s for e in events if isinstance(e, ev.Token)]
+    ends += [e.end_s for e in events if isinstance(e, ev.Phase) and e.phase != "load"]
+    if not windows or not ends or max(ends) <= 0:
+        return [metric("capture_overhead", None, "kernels were not captured")]
+    return [metric("capture_overhead", sum(w.overhead_s for w in windows) / max(ends))]
+
+
+def format_metric(m: ev.Metric | None) -> str:
+    """``'12.3 ms'``, ``'1.5 GiB'``, ``'97.2 %'``, ``'8.21 ± 0.13'`` or ``'n/a'``; estimates say so."""
+    from workbench import units
+
+    if m is None or m.value is None:
+        return "n/a"
+    if m.unit == "s":
+        text = units.format_seconds(m.value)
+    elif m.unit == "bytes":
+        text = units.format_bytes(m.value)
+    elif m.unit == "fraction":
+        text = f"{100 * m.value:.3g} %"
+    elif m.name == "mean_accepted_length":
+        text = f"{m.value:.2f}"
+    elif m.name == "new_tokens":
+        text = f"{m.value:.0f}"
+    else:
+        unit = "" if m.unit in ("tokens", "nats") else m.unit
+        text = units.format_number(m.value, unit)
+    if m.se is not None:
+        text += f" ± {m.se:.2g}"
+    return f"{text} (estimated)" if m.quality == "estimated" else text
