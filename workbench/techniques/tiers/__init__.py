@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.techniques.base import Technique
 
 if TYPE_CHECKING:
+    import torch
+
     from workbench.machine import Machine
 
 
@@ -18,6 +20,11 @@ class Tiers(Technique):
     def placement(self, layers: int, machine: Machine, device: str) -> list[str]:
         """For every decoder layer the tier its weights are kept on: ``gpu``, ``ram`` or ``disk``."""
         raise NotImplementedError
+
+    def parking(self, layers: int, device: torch.device) -> Any:
+        """Where finished layers go while the model is being read, so that they never lie in memory
+        together: an object with ``put(index, layer)`` and ``close()``; None keeps all in place."""
+        return None
 
     def start(self, runtime: Any) -> Any:
         """Place the weights and hook the layers; returns the streamer with ``stop()``,

@@ -7,7 +7,7 @@ A method turns one matrix into a module that holds its bytes and multiplies by t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from workbench.techniques.base import Technique
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Weights(Technique):
     """Protocol of the family."""
+
+    #: The dtype that activations, norms, embeddings and every matrix that is not packed have.
+    compute_dtype: ClassVar[str] = "bfloat16"
+
+    def packs_head(self) -> bool:
+        """Whether the output head is packed too. A tied head is then an extra packed copy, because
+        the embedding lookup keeps its matrix; an untied one is replaced."""
+        return False
 
     def storage_bytes(self, rows: int, columns: int) -> int:
         """Bytes of one packed matrix, scales and padding included; equals what ``pack`` allocates."""

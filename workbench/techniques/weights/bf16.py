@@ -24,4 +24,8 @@ class Bf16(Weights):
         return 2 * rows * columns
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
-        raise NotImplementedError
+        import torch
+
+        from workbench.runtime.packed import Dense
+
+        return Dense(weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16))

@@ -1,0 +1,408 @@
+"""Opening a model: from settings to a transformers module whose matrices are already packed.
+
+The module tree is made without memory, then filled one layer after the other: each matrix is read
+(or drawn), moved to its device, packed by the chosen technique and freed before the next one. So the
+peak is the packed size plus one matrix (plus what is in flight), never the full checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from workbench.errors import Cancelled, ModelError, OutOfMemory, SettingsError, WorkbenchError
+from workbench.events import Effective, Event, Progress
+from workbench.runtime.checkpoint import Checkpoint
+from workbench.runtime.guard import layers_of
+from workbench.runtime.oom import explained
+from workbench.runtime.packed import Packed
+from workbench.runtime.sources import Source, resolve
+from workbench.runtime.tokens import tokenizer_for
+from workbench.shape import ModelShape, from_config
+from workbench.units import format_bytes
+
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+
+Emit = Callable[[Event], None]
+
+
+@dataclass
+class Loaded:
+    """A model in place. ``effective``: what was asked and what was done, by settings path.
+
+    ``parked``: what the tiers technique took away while loading, None when all is resident."""
+
+    model: Any
+    tokenizer: Any
+    tokenizer_name: str
+    shape: ModelShape
+    device: torch.device
+    dtype: torch.dtype
+    packed: dict[str, Packed] = field(default_factory=dict)
+    effective: dict[str, Effective] = field(default_factory=dict)
+    parked: Any = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of parameters and buffers held in memory, shared storage once."""
+        seen = {t.data_ptr(): t.numel() * t.element_size()
+                for t in (*self.model.parameters(), *self.model.buffers()) if not t.is_meta}
+        return sum(seen.values())
+
+
+def load_model(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | None = None
+               ) -> Loaded:
+    """Read or draw the model that ``settings`` names, packed as ``settings.weights`` says.
+
+    Emits ``Progress`` per layer. Raises ModelError (nothing usable there), SettingsError (a device
+    that is not here), OutOfMemory, Cancelled; after any of them nothing stays allocated."""
+    device = choose_device(settings.compute.device)
+    source = resolve(settings.model)
+    shape = from_config(source.config)
+    dtype = getattr(torch, settings.weights.compute_dtype)
+    tokenizer, named = tokenizer_for(source.folder, shape.vocab, source.random,
+                                     settings.model.trust_remote_code)
+    model = skeleton(source, dtype, settings.model.trust_remote_code)
+    parked = settings.tiers.parking(len(layers_of(model)), device)
+    advice = "choose int4 weights, stream the layers (tiers=stream), or take a smaller model"
+    try:
+        with explained(f"loading the model on {device}", advice), torch.no_grad():
+            _refuse_too_big(settings, shape, device, parked is not None, advice)
+            filler = Filler(model, settings, source, device, dtype, emit, cancelled)
+            filler.fill(parked)
+    except BaseException:
+        if parked is not None:
+            parked.close()
+        raise
+    model.requires_grad_(False)
+    model.eval()
+    loaded = Loaded(model, tokenizer, named, shape, device, dtype, filler.packed, {}, parked)
+    loaded.effective = _read_back(settings, loaded, filler)
+    return loaded
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes the first GPU, else the CPU. Raises SettingsError for a device that is not here."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise SettingsError(f"compute.device={name!r} is not valid; choose auto, cpu, cuda or cuda:1")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        have = f"it has {count} (cuda:0 to cuda:{count - 1})" if count else "no CUDA GPU is usable"
+        raise SettingsError(f"compute.device={name!r} is not on this machine: {have}; choose auto")
+    return torch.device("cuda", int(index or 0))
+
+
+# -- the empty tree ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """New modules get parameters without memory; buffers (rotary tables, masks) stay real."""
+    register = nn.Module.register_parameter
+
+    def without_memory(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None and not param.is_meta:
+            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = without_memory  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def skeleton(source: Source, dtype: torch.dtype, trust: bool) -> Any:
+    """The transformers module with all parameters on the meta device, buffers real."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source.config_path, trust_remote_code=trust,
+                                            local_files_only=True)
+        with _parameters_on_meta():
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust)
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"transformers cannot build the model in {source.config_path} ({reason}); "
+                         "check the config") from None
+
+
+def _refuse_too_big(settings: Settings, shape: ModelShape, device: torch.device, streamed: bool,
+                    advice: str) -> None:
+    """On a machine that overcommits, too much memory ends in a kill, not in an error: look first."""
+    import psutil
+
+    if streamed:
+        return
+    item = 4 if settings.weights.compute_dtype == "float32" else 2
+    layer = sum(settings.weights.storage_bytes(r, c) for _, r, c in shape.linears())
+    heads = shape.embedding_parameters * item * (1 if shape.tied else 2)
+    need = shape.layers * layer + heads
+    free = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda"
+            else psutil.virtual_memory().available)
+    if need > free:
+        raise OutOfMemory(f"the weights need about {format_bytes(need)} on {device} and "
+                          f"{format_bytes(free)} is free; {advice}")
+
+
+# -- filling it ----------------------------------------------------------------------------------
+
+
+class Filler:
+    """Fills a skeleton in module order; every matrix of a decoder layer is packed on the way."""
+
+    def __init__(self, model: Any, settings: Settings, source: Source, device: torch.device,
+                 dtype: torch.dtype, emit: Emit, cancelled: Callable[[], bool] | None) -> None:
+        self.model, self.technique, self.seed = model, settings.weights, settings.seed
+        self.device, self.dtype = device, dtype
+        self.emit, self.cancelled = emit, cancelled or (lambda: False)
+        self.packed: dict[str, Packed] = {}
+        self.left: list[str] = []  # expert stacks, which no technique packs
+        self._shared: dict[int, nn.Parameter] = {}  # id of meta parameter -> filled (tied weights)
+        self._tensors = _Random(model, self.seed) if source.random else _Stored(
+            model, source, settings.model.allow_pickle)
+        self._total = sum(p.numel() * p.element_size() for p in model.parameters())
+        self._done = 0
+
+    def fill(self, parked: Any) -> None:
+        try:
+            layers = {id(m): i for i, m in enumerate(layers_of(self.model))}
+            for name, module in self._units(layers):
+                self._check()
+                index = layers.get(id(module), -1)
+                self._fill_unit(name, module, inside=index >= 0)
+                if parked is not None and index >= 0:
+                    parked.put(index, module)
+                self._tell(name)
+        finally:
+            self._tensors.close()
+        self._pack_head()
+        self._buffers()
+
+    def _units(self, layers: dict[int, int]) -> Iterator[tuple[str, nn.Module]]:
+        """Decoder layers whole, everything else by module, in module order."""
+        inside = ""
+        for name, module in list(self.model.named_modules()):
+            if inside and name.startswith(inside):
+                continue
+            if id(module) in layers:
+                inside = name + "."
+            yield name, module
+
+    def _fill_unit(self, name: str, module: nn.Module, inside: bool) -> None:
+        if not inside:
+            return self._own(name, module)
+        for path, child in list(module.named_modules()):
+            full = f"{name}.{path}" if path else name
+            if is_matrix(child):
+                self._pack(full, child)
+            else:
+                self._own(full, child, inside=True)
+        return None
+
+    def _own(self, name: str, module: nn.Module, inside: bool = False) -> None:
+        """Parameters that belong to ``module`` itself, in the compute dtype."""
+        for key, param in list(module._parameters.items()):
+            if param is None:
+                continue
+            if inside and param.ndim > 2:
+                self.left.append(f"{name}.{key}")
+            if id(param) not in self._shared:
+                value = self._take(name, module, key, param)
+                self._shared[id(param)] = nn.Parameter(value, requires_grad=False)
+            module._parameters[key] = self._shared[id(param)]
+
+    def _pack(self, name: str, module: nn.Module) -> None:
+        weight = self._take(name, module, "weight", module.weight)
+        bias = module._parameters.get("bias")
+        bias = None if bias is None else self._take(name, module, "bias", bias)
+        if not isinstance(module, nn.Linear):  # GPT-2's Conv1D keeps [in, out]
+            weight = weight.t().contiguous()
+        self._place(name, self.technique.pack(weight, bias))
+
+    def _place(self, name: str, packed: nn.Module) -> None:
+        parent, _, key = name.rpartition(".")
+        self.packed[name] = packed  # type: ignore[assignment]
+        setattr(self.model.get_submodule(parent), key, packed)
+
+    def _pack_head(self) -> None:
+        """See ``Weights.packs_head``: the lookup keeps its matrix, the head's product is packed."""
+        head = self.model.get_output_embeddings()
+        if head is None or not self.technique.packs_head():
+            return
+        name = next(n for n, m in self.model.named_modules() if m is head)
+        self._place(name, self.technique.pack(head.weight.detach(), getattr(head, "bias", None)))
+
+    def _take(self, name: str, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
+        self._check()
+        value = self._tensors.get(name, module, key, param)
+        self._done += param.numel() * param.element_size()
+        floating = value.is_floating_point()
+        moved = value.to(self.device, self.dtype if floating else value.dtype)
+        return moved if moved.data_ptr() != 0 else moved.clone()
+
+    def _buffers(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, Packed):
+                continue
+            for key, buffer in list(module._buffers.items()):
+                if buffer is not None and not buffer.is_meta:
+                    module._buffers[key] = buffer.to(self.device)
+
+    def _check(self) -> None:
+        if self.cancelled():
+            raise Cancelled("loading was cancelled; nothing of the model was kept")
+
+    def _tell(self, name: str) -> None:
+        self.emit(Progress(what="load", done=self._done, total=self._total, detail=name))
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """What a weights technique packs: linear layers, and GPT-2's transposed ones."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+class _Random:
+    """The architecture's own initialization, seeded per tensor, so that any layer can be redrawn."""
+
+    def __init__(self, model: Any, seed: int) -> None:
+        self._model, self._seed = model, seed
+        self._std = float(getattr(model.config, "initializer_range", None) or 0.02)
+
+    def get(self, name: str, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
+        seed = (self._seed + zlib.crc32(f"{name}.{key}".encode())) % 2**63
+        if param.ndim > 1:
+            generator = torch.Generator().manual_seed(seed)
+            out = torch.empty(param.shape, dtype=torch.bfloat16 if param.dtype == torch.bfloat16
+                              else torch.float32)
+            return out.normal_(0.0, self._std, generator=generator)
+        return self._vector(module, key, param)
+
+    def _vector(self, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
+        """Norm scales are ones, or zeros where the architecture adds one itself; biases zeros."""
+        if "bias" in key or "norm" not in type(module).__name__.lower():
+            return torch.zeros(param.shape)
+        value = nn.Parameter(torch.ones(param.shape), requires_grad=False)
+        held, module._parameters[key] = module._parameters[key], value
+        try:
+            self._model._init_weights(module)
+        finally:
+            module._parameters[key] = held
+        return value.detach()
+
+    def close(self) -> None:
+        pass
+
+
+class _Stored:
+    """Tensors of a checkpoint by the module's names; checked to be complete before the first read."""
+
+    def __init__(self, model: Any, source: Source, allow_pickle: bool) -> None:
+        self._source = source
+        self._pickled: dict[str, torch.Tensor] = {}
+        self._files = Checkpoint([])
+        self._open(allow_pickle)
+        names = set(self._files.entries) | set(self._pickled)
+        self._prefix = _prefix(model, names)
+        self._complete(model, names)
+
+    def _open(self, allow_pickle: bool) -> None:
+        folder = self._source.folder
+        files = Checkpoint.open(folder)
+        if files.entries or not allow_pickle:
+            self._files = files
+            return
+        for path in sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt")):
+            try:
+                self._pickled.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+            except Exception as error:
+                raise ModelError(f"{path} cannot be read as plain tensors ({type(error).__name__}); "
+                                 "convert it to safetensors") from None
+
+    def _complete(self, model: Any, names: set[str]) -> None:
+        first: dict[int, str] = {}
+        for name, param in model.named_parameters(remove_duplicate=False):
+            if self._prefix(name) in names:
+                first[id(param)] = name
+            first.setdefault(id(param), "")
+        wanted = {id(p): n for n, p in model.named_parameters()}
+        missing = [wanted[i] for i, found in first.items() if not found]
+        if missing:
+            raise ModelError(f"the checkpoint in {self._source.folder} has no tensor {missing[0]!r} "
+                             f"({len(missing)} of {len(wanted)} are missing), so it is damaged or "
+                             "belongs to another config")
+        self._stored_name = {id(p): first[id(p)] for _, p in model.named_parameters()}
+
+    def get(self, name: str, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
+        stored = self._prefix(self._stored_name.get(id(param)) or f"{name}.{key}")
+        value = self._pickled[stored].clone() if stored in self._pickled else self._files.read(stored)
+        if value.shape != param.shape:
+            raise ModelError(f"tensor {stored!r} of {self._source.folder} is {list(value.shape)} and "
+                             f"the config asks for {list(param.shape)}; they do not belong together")
+        return value
+
+    def close(self) -> None:
+        self._files.close()
+        self._pickled.clear()
+
+
+def _prefix(model: Any, names: set[str]) -> Callable[[str], str]:
+    """Some checkpoints hold the decoder without its prefix (``h.0...`` for ``transformer.h.0...``)."""
+    base = model.base_model_prefix + "."
+    wanted = [n for n, _ in model.named_parameters()]
+    if any(n in names for n in wanted if n.startswith(base)):
+        return lambda name: name
+    if any(n.removeprefix(base) in names for n in wanted):
+        return lambda name: name.removeprefix(base)
+    return lambda name: name
+
+
+# -- what was really done ------------------------------------------------------------------------
+
+
+def _read_back(settings: Settings, loaded: Loaded, filler: Filler) -> dict[str, Effective]:
+    found = [_weights_effective(settings, loaded, filler)]
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    found.append(Effective(path="compute.device", requested=settings.compute.device,
+                           effective=f"{loaded.device} ({dtype})"))
+    found.append(Effective(path="model.source", requested=settings.model.source,
+                           effective=f"{loaded.shape.architecture}, "
+                                     f"{loaded.shape.parameters / 1e6:.4g} M parameters, "
+                                     f"tokenizer: {loaded.tokenizer_name}"))
+    head = loaded.model.get_output_embeddings()
+    tied = head is not None and getattr(head, "weight", None) is not None and \
+        head.weight is loaded.model.get_input_embeddings().weight
+    found.append(Effective(
+        path="weights.head", requested="packed" if settings.weights.packs_head() else "kept",
+        effective=head.kernel if isinstance(head, Packed)
+        else f"{dtype}{', shared with the embedding' if tied else ''}"))
+    return {e.path: e for e in found}
+
+
+def _weights_effective(settings: Settings, loaded: Loaded, filler: Filler) -> Effective:
+    """Which kernels multiply, how many matrices, and what was left as it was."""
+    kernels: dict[str, int] = {}
+    for module in loaded.packed.values():
+        kernels[module.kernel] = kernels.get(module.kernel, 0) + 1
+    text = "; ".join(f"{n} matrices: {k}" for k, n in kernels.items())
+    plain = settings.weights.name() in ("bf16", "fp32")
+    left = [] if plain else filler.left
+    return Effective(
+        path="weights", requested=str(settings.weights), effective=text or "nothing packed",
+        honoured=not left, reason="" if not left else
+        f"{len(left)} stacked expert matrices stay {settings.weights.compute_dtype}")
