@@ -1,0 +1,114 @@
+"""``workbench bench``: pp and tg speeds as mean ± std over repeats, candidates interleaved.
+
+``ppN`` is the prefill rate on a prompt of N tokens, ``tgN`` the decode rate over N new tokens.
+Every repeat goes through all candidates before the next one, so that drift hits them alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workbench.cli.common import (
+    console,
+    metric_value,
+    open_session,
+    print_json,
+    settings_from,
+    settings_options,
+    split_pair,
+    text_table,
+)
+from workbench.errors import SettingsError
+
+if TYPE_CHECKING:
+    from workbench.session import Session
+    from workbench.settings import Settings
+
+
+@click.command("bench")
+@click.option("--against", multiple=True, metavar="NAME=VALUE,NAME=VALUE",
+              help="a candidate: the settings changed from the baseline; may be repeated")
+@click.option("--prompt-tokens", "-pp", default=512, show_default=True, type=click.IntRange(1))
+@click.option("--new-tokens", "-tg", default=128, show_default=True, type=click.IntRange(2))
+@click.option("--repeats", "-r", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@settings_options
+def command(against: tuple[str, ...], prompt_tokens: int, new_tokens: int, repeats: int,
+            as_json: bool, **options: Any) -> None:
+    """Measure prefill and decode speed, repeated after a warm-up and interleaved."""
+    base = settings_from(options).with_({"limits.max_new_tokens": new_tokens,
+                                         "limits.stop_at_eos": False})
+    candidates = [("baseline", base)]
+    for text in against:
+        changes = dict(split_pair(p) for p in text.split(",") if p.strip())
+        candidates.append((text, base.with_(changes)))
+    with open_session(base) as session:
+        rows = measure(session, candidates, prompt_tokens, repeats)
+    if as_json:
+        print_json({"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats,
+                    "rows": rows})
+        return
+    table = [[r["name"], _pm(r["pp"]), _pm(r["tg"]), _x(r["pp_ratio"]), _x(r["tg_ratio"])]
+             for r in rows]
+    console().print(text_table("", ["settings", f"pp{prompt_tokens} tok/s", f"tg{new_tokens} tok/s",
+                                    "pp ratio", "tg ratio"], table))
+
+
+def measure(session: Session, candidates: list[tuple[str, Settings]], prompt_tokens: int,
+            repeats: int) -> list[dict[str, Any]]:
+    """One dict per candidate; ratios are medians over pairs of the same repeat."""
+    prompt = prompt_of(session, prompt_tokens)
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in candidates}
+    with console(stderr=True).status("warming up") as status:
+        for repeat in range(-1, repeats):
+            for name, settings in candidates:
+                status.update(f"{name}, " + ("warm-up" if repeat < 0 else f"repeat {repeat + 1}"))
+                run = session.run(prompt, label=f"bench {name}", wait=True, settings=settings)
+                if repeat >= 0:
+                    rates[name].append((metric_value(run, "prefill_tok_per_s") or float("nan"),
+                                        metric_value(run, "tok_per_s") or float("nan")))
+                session.store.delete(run.id)
+    first = rates[candidates[0][0]]
+    return [_summary(name, values, first) for name, values in rates.items()]
+
+
+def prompt_of(session: Session, tokens: int) -> str:
+    """Bundled text cut to about this many tokens, with the bundled tokenizer's own count."""
+    from tokenizers import Tokenizer
+
+    from workbench import zoo
+
+    text = "\n\n".join(d.text for d in zoo.evaluation_text())
+    tokenizer = Tokenizer.from_file(str(zoo.path(zoo.DEFAULT) / "tokenizer.json"))
+    ids = tokenizer.encode(text).ids
+    if len(ids) < tokens:
+        ids = (ids * (tokens // len(ids) + 1))
+    room = session.shape.max_positions if session.shape else tokens
+    if tokens >= room:
+        raise SettingsError(f"--prompt-tokens {tokens} does not fit the model's {room} positions")
+    return tokenizer.decode(ids[:tokens])
+
+
+def _summary(name: str, values: list[tuple[float, float]],
+             first: list[tuple[float, float]]) -> dict[str, Any]:
+    def spread(column: int) -> dict[str, float]:
+        series = [v[column] for v in values]
+        return {"mean": statistics.fmean(series),
+                "std": statistics.stdev(series) if len(series) > 1 else 0.0}
+
+    def ratio(column: int) -> float:
+        return statistics.median(v[column] / f[column] for v, f in zip(values, first, strict=True))
+
+    return {"name": name, "pp": spread(0), "tg": spread(1), "pp_ratio": ratio(0),
+            "tg_ratio": ratio(1), "samples": [list(v) for v in values]}
+
+
+def _pm(value: dict[str, float]) -> str:
+    return f"{value['mean']:.1f} ± {value['std']:.1f}"
+
+
+def _x(value: float) -> str:
+    return f"{value:.2f}x"
