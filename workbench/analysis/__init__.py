@@ -2,7 +2,16 @@
 
 from workbench.analysis import metrics
 from workbench.analysis.frames import (
-    drafts, effective, kernels, memory, phases, power, sensors, tokens, transfers, wide,
+    drafts,
+    effective,
+    kernels,
+    memory,
+    phases,
+    power,
+    sensors,
+    tokens,
+    transfers,
+    wide,
 )
 from workbench.analysis.metrics import format_metric, summarize
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from workbench import events as ev
 
@@ -96,7 +97,7 @@ def _series_energy(readings: list[ev.Power], period_s: float | None, start_s: fl
     if len(sampled) < 2:
         return "fewer than two power readings fell into the run; generate more tokens"
     area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2
-               for a, b in zip(sampled, sampled[1:], strict=False))
+               for a, b in pairwise(sampled))
     covered = sampled[-1][0] - sampled[0][0]
     if covered < 0.5 * window:
         return "the power readings cover less than half of the run"

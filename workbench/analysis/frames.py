@@ -30,6 +30,13 @@ def fields(cls: type[ev.Event]) -> dict[str, type]:
     return {f.name: _scalar(hints[f.name]) for f in msgspec.structs.fields(cls)}
 
 
+@functools.cache
+def _optional(cls: type[ev.Event]) -> frozenset[str]:
+    """Fields whose value may be None."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(n for n, h in hints.items() if type(None) in typing.get_args(h))
+
+
 def _scalar(hint: Any) -> type:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
@@ -95,7 +102,7 @@ def from_wide(frame: pl.DataFrame) -> list[ev.Event]:
             continue
         part = rows.filter(pl.col("type") == name)
         kinds = {n: k for n, k in fields(cls).items() if n in part.columns}
-        optional = {f.name for f in msgspec.structs.fields(cls) if f.default is None}
+        optional = _optional(cls)
         columns = [_unfit(part[n].to_list(), k) for n, k in kinds.items()]
         names = list(kinds)
         for row, values in zip(part["_row"].to_list(), zip(*columns, strict=True), strict=True):
@@ -208,16 +215,16 @@ def kernels(events: Iterable[ev.Event], by: Sequence[str] = ("phase", "name", "k
             ) -> pl.DataFrame:
     """The kernel table over all windows: calls, total, mean, min, max, share, floor, floor_fraction.
 
-    ``by``: what one row stands for; add ``"layer"`` or ``"window"`` for a finer table. ``floor_s``
-    is None unless every merged row has one; ``floor_fraction`` = floor / total (1: at the floor)."""
+    ``by``: what one row stands for; add ``"layer"`` or ``"window"`` for a finer table. ``bytes
+    flops floor_s`` are None unless every merged row has them; ``floor_fraction`` = floor / total (1: at the floor)."""
     import polars as pl
 
     frame = of(events, ev.Kernel)
-    every_floor = pl.col("floor_s").null_count() == 0
     table = frame.group_by(list(by), maintain_order=True).agg(
         pl.col("calls").sum(), pl.col("total_s").sum(), pl.col("min_s").min(),
-        pl.col("max_s").max(), pl.col("bytes").sum(), pl.col("flops").sum(),
-        pl.when(every_floor).then(pl.col("floor_s").sum()).alias("floor_s"))
+        pl.col("max_s").max(), *(
+            pl.when(pl.col(c).null_count() == 0).then(pl.col(c).sum()).alias(c)
+            for c in ("bytes", "flops", "floor_s")))
     whole = table["total_s"].sum() or 1.0
     return table.with_columns(
         (pl.col("total_s") / pl.col("calls").clip(lower_bound=1)).alias("mean_s"),
