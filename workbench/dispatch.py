@@ -120,6 +120,11 @@ class Dispatcher:
                 return 0
             return self._jobs.index(job) + 1 if job in self._jobs else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs or waits."""
+        return self._current is not None or len(self._jobs) > 0
+
     def listen(self, listener: Any) -> None:
         """``listener.engine_events(events)`` hears what belongs to no run. Held weakly."""
         self._listeners.add(listener)
