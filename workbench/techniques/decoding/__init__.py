@@ -29,9 +29,11 @@ class Proposal:
     seconds: float = 0.0
 
     @classmethod
-    def chain(cls, tokens: list[int], probs: list[torch.Tensor | None] | None = None) -> Proposal:
+    def chain(cls, tokens: list[int], probs: list[torch.Tensor | None] | None = None,
+              seconds: float = 0.0) -> Proposal:
+        """Each token follows the one before it."""
         n = len(tokens)
-        return cls(tokens, list(range(-1, n - 1)), probs or [None] * n)
+        return cls(tokens, list(range(-1, n - 1)), probs or [None] * n, seconds)
 
 
 class Drafter:

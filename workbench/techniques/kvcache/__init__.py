@@ -26,3 +26,9 @@ class KVCache(Technique):
         """A static cache for ``capacity`` tokens: a transformers ``Cache`` with ``rewind(length)``,
         ``keep(base, rows)`` (keep only these rows after ``base``, in order), ``length``, ``nbytes``."""
         raise NotImplementedError
+
+
+def capacity(prompt_tokens: int, max_new_tokens: int, rows: int = 1) -> int:
+    """Tokens per sequence that a run's cache is made for: what is kept, and the ``rows - 1`` drafted
+    tokens of one verification. Bytes allocated = batch * capacity * ``token_bytes``."""
+    return prompt_tokens + max_new_tokens + rows - 1

@@ -1,0 +1,161 @@
+"""Static KV caches: buffers allocated once, filled in place, rolled back by moving a length.
+
+A cache holds ``length`` tokens of every sequence. A forward over n rows appends n; after a
+verification ``keep(base, rows)`` leaves only the accepted rows. Nothing is allocated per token.
+Shapes: keys [B, K, capacity, D], values [B, K, capacity, E]; B sequences, K key heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from workbench.errors import SettingsError
+
+Width = tuple[int, int, int]  # key heads, key width, value width
+
+
+def widths(config: Any) -> list[Width]:
+    """Per layer (K, D, E) from a transformers config; one latent head for MLA models."""
+    text = config.get_text_config()
+    if getattr(text, "kv_lora_rank", None):
+        one: Width = (1, text.kv_lora_rank, text.qk_rope_head_dim)
+    else:
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        one = (heads, width, width)
+    return [one] * text.num_hidden_layers
+
+
+class FullLayer(CacheLayerMixin):
+    """One layer's keys and values in the compute dtype."""
+
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, batch: int, capacity: int, width: Width, device: torch.device,
+                 dtype: torch.dtype) -> None:
+        super().__init__()
+        self.batch, self.capacity, self.width = batch, capacity, width
+        self.device, self.dtype = device, dtype
+        self.length = 0
+        self._allocate(width)
+        self.is_initialized = True
+
+    def _allocate(self, width: Width) -> None:
+        heads, key, value = width
+        self.keys = torch.zeros(self.batch, heads, self.capacity, key, device=self.device,
+                                dtype=self.dtype)
+        self.values = torch.zeros(self.batch, heads, self.capacity, value, device=self.device,
+                                  dtype=self.dtype)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any,
+               **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append [B, K, n, D] and [B, K, n, E]; views over all tokens so far."""
+        start = self.length
+        end = start + key_states.shape[2]
+        self.check(key_states, value_states, end)
+        self.keys[:, :, start:end] = key_states
+        self.values[:, :, start:end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def check(self, key_states: torch.Tensor, value_states: torch.Tensor, end: int) -> None:
+        """Shapes that the config did not tell are adopted at the first token, never later."""
+        if end > self.capacity:
+            raise SettingsError(f"the KV cache holds {self.capacity} tokens and {end} were needed; "
+                                "lower limits.max_new_tokens or shorten the prompt")
+        width = (key_states.shape[1], key_states.shape[3], value_states.shape[3])
+        if width != self.width and self.length == 0:
+            self.width = width
+            self._allocate(width)
+
+    def move(self, base: int, rows: torch.Tensor) -> None:
+        """Rows ``base + rows`` become the tokens from ``base`` on. The right side is a copy first,
+        so overlapping source and destination are safe."""
+        for buffer in self.buffers():
+            buffer[:, :, base:base + len(rows)] = buffer.index_select(2, rows + base)
+
+    def take(self, sequences: torch.Tensor) -> None:
+        """Keep only these sequences of the batch."""
+        self.batch = len(sequences)
+        self.keys, self.values = self.keys[sequences], self.values[sequences]
+
+    def buffers(self) -> list[torch.Tensor]:
+        return [self.keys, self.values]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(b.numel() * b.element_size() for b in self.buffers())
+
+    # What transformers may ask a layer.
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        return None
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+    get_max_cache_shape = get_max_length
+
+
+class StaticCache(Cache):
+    """All layers; what the loop talks to. ``workspace_bytes``: scratch outside the stored KV."""
+
+    # Asked by transformers in every forward; constants here instead of a walk over the layers.
+    is_sliding = (False,)
+    is_linear = (False,)
+    is_dummy = (False,)
+    is_compileable = False
+
+    def __init__(self, layers: Sequence[FullLayer], label: str, scratch: int = 0) -> None:
+        super().__init__(layers=list(layers))
+        self.label, self.workspace_bytes = label, scratch
+
+    @property
+    def length(self) -> int:
+        """Tokens held of every sequence."""
+        return self.layers[0].length
+
+    @property
+    def capacity(self) -> int:
+        return self.layers[0].capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers, as allocated."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens from ``length`` on. Also mends a forward that was cut short."""
+        for layer in self.layers:
+            layer.length = length
+
+    def keep(self, base: int, rows: Sequence[int]) -> None:
+        """Of the rows appended after ``base``, keep these, in this order."""
+        if list(rows) != list(range(len(rows))):
+            index = torch.tensor(rows, device=self.layers[0].keys.device)
+            for layer in self.layers:
+                layer.move(base, index)
+        self.rewind(base + len(rows))
+
+    def take(self, sequences: Sequence[int]) -> None:
+        """Keep only these sequences of the batch, in this order."""
+        index = torch.tensor(sequences, device=self.layers[0].keys.device)
+        for layer in self.layers:
+            layer.take(index)
+
+
+def full_cache(config: Any, batch: int, capacity: int, device: torch.device,
+               dtype: torch.dtype) -> StaticCache:
+    """Keys and values in ``dtype``; bytes = 2 * B * K * capacity * D * layers * itemsize."""
+    layers = [FullLayer(batch, capacity, w, device, dtype) for w in widths(config)]
+    return StaticCache(layers, str(dtype).removeprefix("torch."))

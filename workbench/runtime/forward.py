@@ -1,0 +1,119 @@
+"""One forward of a transformers model, with our positions, masks and cache; nothing implicit.
+
+Works for decoder-only models whose layers are attention over keys and values. Layers with a
+recurrent state cannot be rolled back row by row and are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from workbench.errors import ModelError
+from workbench.runtime import attention
+from workbench.runtime.cache import StaticCache
+from workbench.runtime.masks import Masks
+
+_RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
+
+
+class Forward:
+    """A model ready to run: ``forward(ids, positions, mask, cache, keep) -> logits``."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self.config = model.config.get_text_config()
+        self.kinds = set(getattr(self.config, "layer_types", None) or [])
+        self._refuse_recurrent()
+        self.implementation = attention.install(model)
+        heads = self.config.num_attention_heads
+        latent = getattr(self.config, "kv_lora_rank", None)
+        kv_heads = heads if latent else getattr(self.config, "num_key_value_heads", None) or heads
+        folds = self.implementation == attention.NAME
+        self.groups = heads // kv_heads if folds else 1
+        self.vocab: int = self.config.vocab_size
+        self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 1 << 30
+
+    def _refuse_recurrent(self) -> None:
+        odd = [k for k in self.kinds if any(word in k for word in _RECURRENT)]
+        if odd:
+            raise ModelError(f"this model has {odd[0].replace('_', ' ')} layers, whose state cannot "
+                             "be rolled back; open a model with attention layers only")
+
+    @property
+    def window(self) -> int:
+        """Sliding attention's reach, 0 when every layer sees everything."""
+        if self.kinds and "sliding_attention" not in self.kinds:
+            return 0
+        if not self.kinds and not getattr(self.config, "use_sliding_window", True):
+            return 0
+        return getattr(self.config, "sliding_window", None) or 0
+
+    def masks(self, pads: Sequence[int], capacity: int) -> MaskSet:
+        return MaskSet(self, pads, capacity)
+
+    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, cache: StaticCache,
+                 keep: int) -> torch.Tensor:
+        """``ids`` and ``positions`` int64 [B, n] -> logits [B, keep, V] of the last ``keep`` rows.
+
+        Appends n tokens to ``cache``; an exception leaves its length to be rewound by the caller."""
+        out = self.model(input_ids=ids, position_ids=positions, attention_mask=mask,
+                         past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        return out.logits
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read afterwards means something."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class MaskSet:
+    """The masks of one generation, in the form this architecture takes."""
+
+    def __init__(self, forward: Forward, pads: Sequence[int], capacity: int) -> None:
+        window = forward.window if forward.window < capacity else 0
+
+        def make(window: int) -> Masks:
+            return Masks(pads, capacity, device=forward.device, dtype=forward.dtype,
+                         groups=forward.groups, window=window)
+
+        # Models that mix full and sliding layers take a dictionary by layer type.
+        mixed = window and {"full_attention", "sliding_attention"} <= forward.kinds
+        self._full = make(0 if mixed else window)
+        self._sliding = make(window) if mixed else None
+        self._explicit = forward.implementation != attention.NAME
+
+    def rows(self, base: int, n: int) -> Any:
+        return self._both(lambda m: self._given(m.rows(base, n), base, n))
+
+    def tree(self, base: int, parents: Sequence[int], depths: Sequence[int]) -> Any:
+        return self._both(lambda m: self._given(m.tree(base, parents, depths), base,
+                                                len(parents) + 1))
+
+    def take(self, sequences: Sequence[int]) -> None:
+        for masks in (self._full, self._sliding):
+            if masks is not None:
+                masks.take(sequences)
+
+    def _both(self, make: Any) -> Any:
+        if self._sliding is None:
+            return make(self._full)
+        return {"full_attention": make(self._full), "sliding_attention": make(self._sliding)}
+
+    def _given(self, mask: torch.Tensor | None, base: int, n: int) -> torch.Tensor | None:
+        """Code that is not ours would invent a mask for None: give it the plain one."""
+        if mask is not None or not self._explicit:
+            return mask
+        full = self._full
+        return torch.zeros(1, 1, n, base + n, dtype=full.dtype, device=full.device) if n == 1 else (
+            torch.full((n, n), float("-inf"), dtype=full.dtype, device=full.device).triu(1)[None, None])
+
+
+@contextlib.contextmanager
+def inference() -> Any:
+    """No autograd; also where a caller's thread had it on."""
+    with torch.inference_mode():
+        yield

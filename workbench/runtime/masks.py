@@ -1,0 +1,92 @@
+"""Attention masks: additive, [B or 1, 1, n, S], zero where a row may look and -inf where not.
+
+Rows are the n tokens of this forward, columns the ``base`` cached tokens and then the rows.
+``None`` means that nothing is hidden (one row) or plain causal order from position 0 (n = S rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from workbench.runtime.attention import fold_mask
+
+
+def ancestors(parents: Sequence[int]) -> torch.Tensor:
+    """bool [1 + n, 1 + n]: row i sees its ancestors and itself; row 0 is the root.
+
+    Built by m[i] = m[parent] | e_i."""
+    size = len(parents) + 1
+    table = torch.zeros(size, size, dtype=torch.bool)
+    table[:, 0] = True
+    for node, parent in enumerate(parents):
+        table[node + 1] |= table[parent + 1]
+        table[node + 1, node + 1] = True
+    return table
+
+
+class Masks:
+    """Makes the masks of one generation. ``pads`` [B]: hidden columns at the left of each sequence.
+
+    ``window``: sliding attention, a row sees only the last ``window`` positions; 0 sees all."""
+
+    def __init__(self, pads: Sequence[int], capacity: int, *, device: torch.device,
+                 dtype: torch.dtype, groups: int = 1, window: int = 0) -> None:
+        self.device, self.dtype, self.groups, self.window = device, dtype, groups, window
+        self.padded = any(pads)
+        self._trees: dict[tuple[int, ...], torch.Tensor] = {}
+        self._hidden: torch.Tensor | None = None
+        self._pads = list(pads)
+        if self.padded:
+            columns = torch.arange(capacity)
+            hidden = columns[None] < torch.tensor(self._pads)[:, None]
+            self._hidden = hidden[:, None, None, :]
+
+    def rows(self, base: int, n: int) -> torch.Tensor | None:
+        """n further tokens in plain order after ``base``."""
+        if not self.padded and not self._windowed(base + n) and (n == 1 or base == 0):
+            return None
+        order = torch.ones(n, n, dtype=torch.bool).tril()
+        return self._additive(self._with_past(order, base), base, torch.arange(n))
+
+    def tree(self, base: int, parents: Sequence[int], depths: Sequence[int]) -> torch.Tensor | None:
+        """The root and its drafted nodes after ``base``."""
+        if not parents:
+            return self.rows(base, 1)
+        key = tuple(parents)
+        order = self._trees.get(key)
+        if order is None:
+            if len(self._trees) > 256:
+                self._trees.clear()
+            order = self._trees[key] = ancestors(parents)
+        return self._additive(self._with_past(order, base), base, torch.tensor([0, *depths]))
+
+    def take(self, sequences: Sequence[int]) -> None:
+        """Keep only these sequences."""
+        self._pads = [self._pads[s] for s in sequences]
+        if self._hidden is not None:
+            self._hidden = self._hidden[list(sequences)]
+
+    def _windowed(self, size: int) -> bool:
+        return bool(self.window) and size > self.window
+
+    @staticmethod
+    def _with_past(order: torch.Tensor, base: int) -> torch.Tensor:
+        """[n, n] -> [1, 1, n, base + n]: everything cached is before every row."""
+        past = torch.ones(order.shape[0], base, dtype=torch.bool)
+        return torch.cat([past, order], 1)[None, None]
+
+    def _additive(self, allowed: torch.Tensor, base: int, depth: torch.Tensor) -> torch.Tensor:
+        n, size = allowed.shape[2:]
+        if self._windowed(size):
+            where = torch.cat([torch.arange(base), base + depth])
+            near = (base + depth)[:, None] - where[None] < self.window
+            allowed = allowed & near[None, None]
+        if self._hidden is not None:
+            own = torch.zeros(n, size, dtype=torch.bool)
+            own[:, base:] = torch.eye(n, dtype=torch.bool)
+            # A pad's own row must see something, or its softmax is 0/0 and poisons the cache.
+            allowed = allowed & ~self._hidden[..., :size] | own
+        mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
+        return fold_mask(mask.to(self.device), self.groups)

@@ -1,0 +1,361 @@
+"""A loaded model: generate, say what really ran, say what it holds, give the memory back."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from workbench.errors import OutOfMemory, SettingsError
+from workbench.events import Effective, Event, Memory, RunStarted
+from workbench.runtime import drafts, effective, memory
+from workbench.runtime.attention import kernel_name
+from workbench.runtime.detokenize import Stream
+from workbench.runtime.forward import Forward
+from workbench.runtime.guard import Guard, layers_of
+from workbench.runtime.loading import Loaded, load_model
+from workbench.runtime.loop import Loop, Sequence, clock_from_zero
+from workbench.runtime.oom import explained
+from workbench.runtime.sampling import Sampler
+from workbench.techniques.kvcache import capacity
+from workbench.units import format_bytes
+
+if TYPE_CHECKING:
+    from workbench.runtime.cache import StaticCache
+    from workbench.settings import Settings
+
+Emit = Callable[[Event], None]
+_MEMORY_EVERY_S = 1.0
+_ADVICE = "lower limits.max_new_tokens or limits.batch, shorten the prompt, or choose kv=int8"
+
+
+@dataclass
+class Output:
+    """What a generation gave, per sequence. ``mean_accepted`` is tokens per target forward after
+    the prefill (1.0 for plain decoding)."""
+
+    texts: list[str]
+    tokens: list[list[int]]
+    prompt_tokens: list[int]
+    ended: list[str]
+    seconds: float = 0.0
+    forwards: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    mean_accepted: float = 1.0
+
+
+@dataclass
+class DraftModel:
+    """A loaded draft: its forward and its bytes."""
+
+    forward: Forward
+    weights_bytes: int
+    name: str
+
+    def cache(self, tokens: int) -> StaticCache:
+        from workbench.runtime.cache import full_cache
+
+        return full_cache(self.forward.config, 1, tokens, self.forward.device, self.forward.dtype)
+
+
+@dataclass
+class Runtime:
+    """What a drafter gets when it starts."""
+
+    model: Model
+    settings: Settings
+    sampler: Sampler
+    capacity: int
+    guard: Guard
+    emit: Emit
+
+
+def load(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | None = None) -> Model:
+    """Read, pack and place the model that ``settings`` names.
+
+    Raises ModelError, SettingsError, OutOfMemory or Cancelled, each with one sentence; after any of
+    them nothing stays allocated."""
+    set_threads(settings.compute.threads)
+    return Model(load_model(settings, emit, cancelled), settings, emit)
+
+
+def set_threads(threads: int) -> None:
+    """0 leaves torch's own choice: one thread per core that this process may use."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+class Model:
+    """One model on one device. Not thread-safe: the engine's main thread owns it."""
+
+    def __init__(self, loaded: Loaded, settings: Settings, emit: Emit) -> None:
+        self.loaded, self.settings, self.emit = loaded, settings, emit
+        self.shape, self.device, self.dtype = loaded.shape, loaded.device, loaded.dtype
+        self.tokenizer = loaded.tokenizer
+        self.forward = Forward(loaded.model, loaded.device, loaded.dtype)
+        self.streamer = settings.tiers.start(self)
+        self._pieces: dict[int, str] = {}
+        self._draft: tuple[str, DraftModel] | None = None
+        self._cache: StaticCache | None = None
+        self._drafter: Any = None
+        self._effective: dict[str, Effective] = {}
+        self._report_memory(time.perf_counter)
+
+    # -- generating -------------------------------------------------------------------------
+
+    def generate(self, prompts: list[str], settings: Settings, emit: Emit,
+                 cancelled: Callable[[], bool], monitor: Any = None,
+                 clock: Callable[[], float] | None = None) -> Output:
+        """Continue every prompt; emits RunStarted, Phase, Token, Draft, Memory, Effective.
+
+        ``clock``: seconds since the run began; by default it starts here. Raises Cancelled (what was
+        emitted stays valid), SettingsError, OutOfMemory."""
+        with torch.inference_mode(), explained("the run", _ADVICE):
+            return Generation(self, settings, emit, cancelled, monitor,
+                              clock or clock_from_zero()).run(prompts)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids; a text without any starts from the model's first token."""
+        ids = list(self.tokenizer(prompt)["input_ids"])
+        if ids:
+            return ids
+        start = getattr(self.forward.config, "bos_token_id", None)
+        if start is None:
+            raise SettingsError("the prompt is empty; write some text")
+        return [int(start)]
+
+    def piece(self, token: int) -> str:
+        """One token's own text, for the ribbon."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self.tokenizer.decode([token])
+        return found
+
+    def stops(self) -> list[int]:
+        """Tokens that end a text, from the generation config, the config or the tokenizer."""
+        generation = getattr(self.loaded.model, "generation_config", None)
+        for source in (generation, self.forward.config, self.tokenizer):
+            ids = getattr(source, "eos_token_id", None)
+            if ids is not None:
+                return [int(i) for i in (ids if isinstance(ids, list) else [ids])]
+        return []
+
+    def cache(self, settings: Settings, batch: int, tokens: int) -> StaticCache:
+        """A cache of the settings' kind; refused before allocation when it cannot fit."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        need = settings.kv.token_bytes(self.shape, dtype) * batch * tokens
+        free = free_bytes(self.device)
+        if need > free:
+            raise OutOfMemory(f"the KV cache needs {format_bytes(need)} for {batch} x {tokens} tokens "
+                              f"and {format_bytes(free)} is free on {self.device}; {_ADVICE}")
+        return settings.kv.start(self.loaded.model.config, batch, tokens, self.device, self.dtype)
+
+    def draft_for(self, draft: str, runtime: Runtime) -> DraftModel:
+        """The draft that ``settings.decoding.draft`` names, loaded once and kept for the next run."""
+        path = str(drafts.locate(draft, runtime.settings.model.source))
+        wanted = drafts.settings_for(runtime.settings, drafts.locate(
+            draft, runtime.settings.model.source))
+        key = f"{path}|{wanted.to_json()}"
+        if self._draft is None or self._draft[0] != key:
+            self._draft = None
+            loaded = load_model(wanted, runtime.emit)
+            why = drafts.mismatch(loaded.shape, self.shape)
+            if why:
+                raise SettingsError(f"draft={draft}: {why}")
+            name = f"{loaded.shape.parameters / 1e6:.3g} M parameters from {path}"
+            self._draft = (key, DraftModel(Forward(loaded.model, loaded.device, loaded.dtype),
+                                           loaded.weights_bytes, name))
+        return self._draft[1]
+
+    # -- looking ----------------------------------------------------------------------------
+
+    def effective(self) -> dict[str, Effective]:
+        """path -> what ran in the last generation (before one: what loading did)."""
+        return dict(self._effective or self.loaded.effective)
+
+    def placement(self) -> list[str]:
+        """For every decoder layer the tier its weights are kept on."""
+        from workbench.machine import this_machine
+
+        return self.settings.tiers.placement(len(layers_of(self.loaded.model)), this_machine(),
+                                             str(self.device))
+
+    def weights_by_tier(self) -> dict[str, int]:
+        """Bytes of the target's weights on each tier."""
+        held = memory.module_bytes(self.loaded.model)
+        if self.streamer is not None:
+            for tier, n in self.streamer.bytes_by_tier().items():
+                held[tier] = max(n, held.get(tier, 0))
+        return held
+
+    def memory(self) -> list[Memory]:
+        """One reading per tier in use, split by use."""
+        held = self._weights
+        compute = "gpu" if self.device.type == "cuda" else "ram"
+        cache = self._cache
+        drafter = self._drafter.memory_bytes() if self._drafter is not None else (
+            self._draft[1].weights_bytes if self._draft else 0)
+        parts = memory.Parts(weights=held.get(compute, 0), kv=cache.nbytes if cache else 0,
+                             draft=drafter, workspace=cache.workspace_bytes if cache else 0)
+        other = {tier: n for tier, n in held.items() if tier != compute}
+        return memory.readings(self.device, parts, other)
+
+    def _report_memory(self, clock: Callable[[], float], emit: Emit | None = None) -> None:
+        import msgspec
+
+        self._weights = self.weights_by_tier()
+        for reading in self.memory():
+            (emit or self.emit)(msgspec.structs.replace(reading, t_s=clock() if emit else 0.0))
+
+    def close(self) -> None:
+        """Give everything back: the streamer's threads, weights, caches, the draft."""
+        if self.streamer is not None:
+            self.streamer.stop()
+        self.streamer = self._draft = self._cache = self._drafter = None
+        model = self.loaded.model
+        self.loaded = self.forward = None  # type: ignore[assignment]
+        for module in list(model.modules()):
+            module._parameters.clear()
+            module._buffers.clear()
+        del model
+        give_back(self.device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What an allocation on ``device`` may still take."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + cached)
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def give_back(device: torch.device) -> None:
+    """Return freed blocks from the allocators to the device and the OS."""
+    import contextlib
+    import ctypes
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@dataclass
+class Generation:
+    """One call of ``Model.generate``: makes the parts, runs the loop, reports."""
+
+    model: Model
+    settings: Settings
+    emit: Emit
+    cancelled: Callable[[], bool]
+    monitor: Any
+    clock: Callable[[], float]
+    loop: Loop | None = None
+    _next_memory_s: float = 0.0
+    _facts: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, prompts: list[str]) -> Output:
+        model, settings = self.model, self.settings
+        set_threads(settings.compute.threads)
+        drafts.check(settings, model.shape)
+        ids = [model.encode(p) for p in prompts]
+        tokens = capacity(max(map(len, ids)), settings.limits.max_new_tokens,
+                          settings.decoding.rows())
+        self._refuse_too_long(max(map(len, ids)))
+        try:
+            self.loop = self._prepare(ids, tokens)
+            self.emit(RunStarted(t_s=self.clock(), prompt_tokens=sum(map(len, ids)),
+                                 sequences=len(ids), started_unix_s=time.time()))
+            self.loop.run()
+            return self._output()
+        finally:
+            if self.loop is not None:
+                self._report(finished=True)
+            model._cache = model._drafter = None
+
+    def _refuse_too_long(self, prompt: int) -> None:
+        limit, wanted = self.model.forward.max_positions, self.settings.limits.max_new_tokens
+        if prompt + wanted > limit:
+            room = max(0, limit - prompt)
+            raise SettingsError(
+                f"the prompt's {prompt} tokens and limits.max_new_tokens={wanted} exceed the model's "
+                f"{limit} positions; " + (f"set limits.max_new_tokens to {room} or less" if room
+                                          else f"shorten the prompt below {limit} tokens"))
+
+    def _prepare(self, ids: list[list[int]], tokens: int) -> Loop:
+        model, settings = self.model, self.settings
+        sampling = settings.sampling
+        sampler = Sampler(sampling.temperature, sampling.top_k, sampling.top_p, settings.seed,
+                          model.device)
+        guard = Guard(self.cancelled)
+        cache = model._cache = model.cache(settings, len(ids), tokens)
+        drafter = model._drafter = settings.decoding.start(
+            Runtime(model, settings, sampler, tokens, guard, self.emit))
+        sequences = [Sequence(i, list(x), len(x), Stream(model.tokenizer, x))
+                     for i, x in enumerate(ids)]
+        stops = set(model.stops()) if settings.limits.stop_at_eos else set()
+        self._facts = {"kv_label": cache.label, "kv_bytes": cache.nbytes, "kv_tokens": tokens}
+        return Loop(
+            model.forward, cache, sampler, sequences, drafter=drafter, stops=stops,
+            max_new_tokens=settings.limits.max_new_tokens, chunk=chunk_rows(model), emit=self.emit,
+            clock=self.clock, guard=guard, piece=model.piece, monitor=self.monitor, idle=self._idle)
+
+    def _idle(self, when: str) -> None:
+        """Between forwards: what is due now and then."""
+        now = self.clock()
+        if self.model.streamer is not None:
+            for transfer in self.model.streamer.drain_transfers():
+                self.emit(transfer)
+        if when == "prefill":
+            self._report(finished=False)
+        if when == "prefill" or now >= self._next_memory_s:
+            self._next_memory_s = now + _MEMORY_EVERY_S
+            self.model._report_memory(self.clock, self.emit)
+
+    def _report(self, finished: bool) -> None:
+        import msgspec
+
+        records = effective.records(self.settings, self._read_back(finished))
+        self.model._effective = {r.path: r for r in records}
+        for record in records:
+            self.emit(msgspec.structs.replace(record, t_s=self.clock()))
+
+    def _read_back(self, finished: bool) -> effective.Facts:
+        model, loop = self.model, self.loop
+        assert loop is not None
+        return effective.Facts(
+            loaded=model.loaded.effective, layers=model.placement(), **self._facts,
+            attention=kernel_name(model.forward.implementation, model.device),
+            sequences=len(loop.sequences), threads=torch.get_num_threads(), stops=sorted(loop.stops),
+            draft=model._draft[1].name if model._draft and loop.drafter is not None else "",
+            ended=loop.sequences[0].ended or "cancelled",
+            new_tokens=sum(s.new for s in loop.sequences), verifications=loop.verifications,
+            drafted=loop.drafted, accepted=loop.accepted, emitted=loop.emitted,
+            forwards=loop.forwards, watched=self.monitor is not None, finished=finished)
+
+    def _output(self) -> Output:
+        loop = self.loop
+        assert loop is not None
+        done = loop.sequences
+        return Output(
+            texts=["".join(s.text) for s in done], tokens=[s.ids[s.prompt_tokens:] for s in done],
+            prompt_tokens=[s.prompt_tokens for s in done], ended=[s.ended for s in done],
+            seconds=self.clock(), forwards=loop.forwards, drafted=loop.drafted,
+            accepted=loop.accepted, mean_accepted=loop.mean_accepted())
+
+
+def chunk_rows(model: Model) -> int:
+    """Rows of one prefill forward: on a CPU few enough that one layer takes about 0.1 s on a slow
+    one (100 GFLOP/s), so that a cancel between layers is soon enough; on a GPU 2048."""
+    if model.device.type == "cuda":
+        return 2048
+    rows = int(1e10 / (2 * max(1, model.shape.layer_parameters)))
+    return max(32, min(512, 1 << max(0, rows.bit_length() - 1)))
