@@ -98,7 +98,8 @@ class Model:
         self.shape, self.device, self.dtype = loaded.shape, loaded.device, loaded.dtype
         self.tokenizer = loaded.tokenizer
         self.forward = Forward(loaded.model, loaded.device, loaded.dtype)
-        self.streamer = settings.tiers.start(self)
+        # None: everything is resident, so nothing has to be fetched.
+        self.streamer = settings.tiers.start(self) if loaded.parked is not None else None
         self._pieces: dict[int, str] = {}
         self._draft: tuple[str, DraftModel] | None = None
         self._cache: StaticCache | None = None
