@@ -32,7 +32,7 @@ def command(run: str | None, target: str, output: Path | None, as_json: bool,
     prompt = None
     if run is not None:
         found = find_run(run)
-        prompt = found.prompt if isinstance(found.prompt, str) else found.prompt[0]
+        prompt = found.prompt
         settings = found.requested
     if target == "schema":
         import json

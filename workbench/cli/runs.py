@@ -29,7 +29,7 @@ def command(delete: tuple[str, ...], label: tuple[str, str] | None, limit: int,
     for name in delete:
         store.delete(find_run(name).id)
     if label:
-        store.relabel(find_run(label[0]).id, label[1])
+        store.rename(find_run(label[0]).id, label[1])
     runs = sorted(store.runs(), key=lambda r: r.id)[-limit:]
     if as_json:
         print_json([{"id": r.id, "label": r.label, "status": r.status, "created": r.created,
