@@ -1,6 +1,7 @@
 """Pure functions from events to frames and numbers. polars is imported when a frame is asked for."""
 
 from workbench.analysis import metrics
+from workbench.analysis.comparing import compare, table
 from workbench.analysis.frames import (
     drafts,
     effective,
@@ -14,6 +15,14 @@ from workbench.analysis.frames import (
     wide,
 )
 from workbench.analysis.metrics import format_metric, summarize
+from workbench.analysis.rates import rolling_rate
+from workbench.analysis.textdiff import TextDiff, textdiff
+from workbench.analysis.trace import chrome_trace
+from workbench.analysis.waterfall import Waterfall, advice, breakdown, waterfall, why
 
-__all__ = ["drafts", "effective", "format_metric", "kernels", "memory", "metrics", "phases", "power",
-           "sensors", "summarize", "tokens", "transfers", "wide"]
+__all__ = [
+    "TextDiff", "Waterfall", "advice", "breakdown", "chrome_trace", "compare", "drafts",
+    "effective", "format_metric", "kernels", "memory", "metrics", "phases", "power",
+    "rolling_rate", "sensors", "summarize", "table", "textdiff", "tokens", "transfers",
+    "waterfall", "why", "wide",
+]

@@ -216,7 +216,8 @@ def kernels(events: Iterable[ev.Event], by: Sequence[str] = ("phase", "name", "k
     """The kernel table over all windows: calls, total, mean, min, max, share, floor, floor_fraction.
 
     ``by``: what one row stands for; add ``"layer"`` or ``"window"`` for a finer table. ``bytes
-    flops floor_s`` are None unless every merged row has them; ``floor_fraction`` = floor / total (1: at the floor)."""
+    flops floor_s`` are None unless every merged row has them; ``floor_fraction`` = floor / total
+    (1: at the floor)."""
     import polars as pl
 
     frame = of(events, ev.Kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.store.archive import export_bundle, import_bundle
 from workbench.store.home import Store, open_bundle
-from workbench.store.replay import replay
+from workbench.store.playback import replay
 from workbench.store.run import Run, Runs
 from workbench.store.writer import Writer
 
