@@ -1,0 +1,70 @@
+"""Whose run is next: turns go round the users who wait, each user's own runs stay in order.
+
+With one user this is first come, first served. With several, a user who queued ten runs does not
+keep another from his first. One run executes at a time, so that no run disturbs another's numbers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.dispatch import Job
+
+
+class Turns:
+    """The waiting jobs, in the order in which they will run. The dispatcher holds its own lock.
+
+    Has the part of ``deque`` that the dispatcher uses: ``append popleft remove index clear``."""
+
+    def __init__(self) -> None:
+        # The first user is the next to be served; a served user goes to the end.
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+
+    def append(self, job: Job) -> None:
+        self._waiting.setdefault(job.owner, deque()).append(job)
+
+    def popleft(self) -> Job:
+        """The next job; IndexError when nobody waits."""
+        if not self._waiting:
+            raise IndexError("nobody waits")
+        owner, jobs = next(iter(self._waiting.items()))
+        job = jobs.popleft()
+        del self._waiting[owner]
+        if jobs:
+            self._waiting[owner] = jobs
+        return job
+
+    def remove(self, job: Job) -> None:
+        """ValueError when it does not wait here."""
+        jobs = self._waiting.get(job.owner)
+        if jobs is None:
+            raise ValueError(f"{job.name} is not queued")
+        jobs.remove(job)
+        if not jobs:
+            del self._waiting[job.owner]
+
+    def index(self, job: Job) -> int:
+        """How many jobs run before this one."""
+        for number, other in enumerate(self):
+            if other is job:
+                return number
+        raise ValueError(f"{job.name} is not queued")
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    def __iter__(self) -> Iterator[Job]:
+        rounds = [deque(jobs) for jobs in self._waiting.values()]
+        while rounds:
+            for jobs in rounds:
+                yield jobs.popleft()
+            rounds = [jobs for jobs in rounds if jobs]
+
+    def __len__(self) -> int:
+        return sum(len(jobs) for jobs in self._waiting.values())
+
+    def __contains__(self, job: object) -> bool:
+        return any(other is job for other in self)
