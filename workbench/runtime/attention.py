@@ -45,8 +45,9 @@ def attend(
 
 def fold_mask(mask: torch.Tensor, groups: int) -> torch.Tensor:
     """[B, 1, n, S] -> [B, 1, groups * n, S]: row ``g * n + i`` of a key head is row ``i``."""
-    return mask if groups == 1 or mask.shape[2] == 1 and mask.shape[3] == 1 else mask.repeat(
-        1, 1, groups, 1)
+    if groups == 1 or mask.shape[2] == 1:  # one row broadcasts
+        return mask
+    return mask.repeat(1, 1, groups, 1)
 
 
 def install(model: Any) -> str:
