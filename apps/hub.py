@@ -9,6 +9,7 @@ engine that nobody uses.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -61,7 +62,14 @@ class Workspace:
         now = self.session.settings
         new = changes if isinstance(changes, Settings) else now.with_(changes)
         self.policy.check(new)
-        return self.session.set(new)
+        self.session.set(new)
+        self.remember()
+        return new
+
+    def pin(self, run: Run | None) -> None:
+        """Make a run the baseline; None unpins."""
+        self.session.pin(run)
+        self.remember()
 
     def run(self, prompt: str) -> Run:
         """Queue a run."""
@@ -92,6 +100,32 @@ class Workspace:
 
     def find(self, run_id: str) -> Run | None:
         return next((r for r in self.history() if r.id == run_id), None)
+
+    # -- what outlives the server -------------------------------------------------------------
+
+    @property
+    def _notes(self) -> Path:
+        return self.session.store.root.parent / "workspace.json"
+
+    def remember(self) -> None:
+        """Keep settings and pin for the next start; a full disk must not stop the user."""
+        pinned = self.session.pinned
+        data = {"settings": self.session.settings.to_dict(), "pinned": pinned.id if pinned else None}
+        with contextlib.suppress(OSError):
+            self._notes.parent.mkdir(parents=True, exist_ok=True)
+            aside = self._notes.with_suffix(".new")
+            aside.write_text(json.dumps(data), encoding="utf-8")
+            aside.replace(self._notes)
+
+    def recall(self) -> None:
+        """Settings and pin of the last visit, where they are still valid here."""
+        try:
+            data = json.loads(self._notes.read_text(encoding="utf-8"))
+            self.set(Settings.from_dict(data["settings"]))
+            if data["pinned"]:
+                self.session.pin(self.session.store.open(data["pinned"]))
+        except (OSError, ValueError, KeyError, TypeError, WorkbenchError):
+            return
 
     def check_size(self, size: int) -> None:
         """Raises StoreError for an upload that is too large."""
@@ -174,7 +208,9 @@ class Hub:
             self._forget(min(idle, key=lambda w: w.left_at))
         session = Session(self.settings, dispatcher=self.dispatcher,
                           store=Store(self.root / user / "runs"), owner=user)
-        return Workspace(user, session, self.policy, self.shared)
+        workspace = Workspace(user, session, self.policy, self.shared)
+        workspace.recall()
+        return workspace
 
     def _forget(self, workspace: Workspace) -> None:
         workspace.session.close()

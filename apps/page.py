@@ -35,7 +35,6 @@ def configure() -> None:
     """Panel's process-wide switches: once, before a page is made."""
     pn.extension("plotly", design=Look, sizing_mode="stretch_width", notifications=False,
                  raw_css=[], css_files=[], global_loading_spinner=False)
-    pn.config.reconnect = True
     pn.config.throttled = False
 
 
@@ -57,6 +56,7 @@ def template(parts: dict[str, Any], *, user: str, signed_in: bool) -> pn.Templat
                        design=Look)
     for name, part in parts.items():
         page.add_panel(name, part)
+    page.add_variable("chart_names", [n for n in parts if n.startswith("chart")])
     page.add_variable("page_css", (STATIC / "page.css").read_text(encoding="utf-8"))
     page.add_variable("user", user if signed_in else "")
     page.add_variable("signed_in", signed_in)

@@ -119,8 +119,6 @@ class Charts:
                                 lambda e: charts.acceptance(analysis.drafts(e)))
         self.acceptance.layout.visible = False
         self.every = [*self.charts, self.acceptance]
-        self.layout = pn.FlexBox(*[c.layout for c in self.every], margin=0,
-                                 css_classes=["chartgrid"], sizing_mode="stretch_width")
 
     def reset(self) -> None:
         for chart in self.every:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 from bokeh.application.handlers import FunctionHandler
+from bokeh.events import ConnectionLost
+from bokeh.models import CustomJS
 from panel.io.application import Application
 from panel.io.server import Server
 from tornado.ioloop import IOLoop
@@ -153,6 +155,7 @@ def open_tab(doc: Document, hub: Hub, identity: Identity) -> None:
     template = page.template(view.parts(), user=user, signed_in=identity.passwords is not None)
     template.server_doc(doc, title=TITLE, location=False)
     doc.add_periodic_callback(view.tick, PERIOD_MS)
+    doc.js_on_event(ConnectionLost, CustomJS(code="window.workbenchLost()"))
 
 
 class Guarded(OutputTransform):

@@ -73,7 +73,8 @@ class View:
             ("Comparison", self._comparison), ("Requested / effective", self._effective),
             ("Text difference", self._difference),
             ("Runs", pn.Column(self.runs.layout, upload, margin=0)),
-            ("Settings as code", self.settings.layout), margin=0)
+            ("Settings as code", self.settings.layout), margin=0,
+            dynamic=True)
         self.detail = pn.Column(self.tabs, self.frames.layout, margin=0)
 
     def parts(self) -> dict[str, Any]:
@@ -81,7 +82,8 @@ class View:
         return {"status": self.status.layout, "controls": self.controls.layout,
                 "prompt": self.prompt.layout, "tiles": self.tiles.layout,
                 "output": self.output.layout, "forecast": self.forecast.layout,
-                "charts": self.charts.layout, "detail": self.detail}
+                **{f"chart{i}": c.layout for i, c in enumerate(self.charts.every)},
+                "detail": self.detail}
 
     # -- intentions -------------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ class View:
     def _pin(self) -> None:
         run = self.shown
         if run is not None and run.status == "done":
-            self.session.pin(None if self._pinned_is(run) else run)
+            self.workspace.pin(None if self._pinned_is(run) else run)
         self.redraw()
 
     def _compare(self) -> None:
@@ -140,7 +142,7 @@ class View:
         if verb == "show":
             self._show(run)
         elif verb == "pin":
-            self.session.pin(None if self._pinned_is(run) else run)
+            self.workspace.pin(None if self._pinned_is(run) else run)
         elif verb == "cancel":
             self.session.cancel(run)
         elif verb == "replay":
