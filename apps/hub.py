@@ -55,6 +55,7 @@ class Workspace:
     shared: Store | None = None
     tabs: int = 0
     left_at: float = 0.0
+    used_at: float = 0.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def set(self, changes: dict[str, Any] | Settings) -> Settings:
@@ -77,6 +78,7 @@ class Workspace:
         self.policy.check(self.session.settings)
         with self._lock:
             self.policy.check_waiting(len(self.unfinished()))
+            self.used_at = time.monotonic()
             return self.session.run(prompt)
 
     def unfinished(self) -> list[Run]:
@@ -157,8 +159,7 @@ class Hub:
         self._lock = threading.RLock()
         self._workspaces: dict[str, Workspace] = {}
         self.dispatcher = Dispatcher(start_engine or _start_engine, waiting=Turns())
-        self._used_at = time.monotonic()
-        self._loaded = False
+        self._used_at = self._unloaded_at = 0.0
         self._closed = threading.Event()
         threading.Thread(target=self._tidy, name="workbench-hub", daemon=True).start()
 
@@ -233,12 +234,13 @@ class Hub:
                 if away > self.lifetimes.forget:
                     self._forget(workspace)
             if self.waiting():
-                self._used_at, self._loaded = now, True
+                self._used_at = now
                 return
-            idle = now - self._used_at
+            self._used_at = max([self._used_at, *(w.used_at for w in self._workspaces.values())])
             spare = next(iter(self._workspaces.values()), None)
-        if self._loaded and idle > self.lifetimes.unload and self.dispatcher.engine is not None:
-            self._loaded = False
+        loaded = self._used_at > self._unloaded_at and self.dispatcher.engine is not None
+        if loaded and now - self._used_at > self.lifetimes.unload:
+            self._unloaded_at = now
             self._unload(spare)
 
     def _unload(self, workspace: Workspace | None) -> None:

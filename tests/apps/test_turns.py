@@ -68,3 +68,13 @@ def test_what_is_shown_is_what_happens(owners: list[str]) -> None:
         mine = deque(j for j in jobs if j.owner == owner)
         for number, each in enumerate(mine):
             assert ran.index(each) <= (number + 1) * len(set(owners)) - 1
+
+
+def test_whoever_is_being_served_comes_after_those_who_arrive_meanwhile() -> None:
+    turns = Turns()
+    for _ in range(3):
+        turns.append(job("a"))
+    turns.popleft()
+    late = job("b")
+    turns.append(late)
+    assert turns.index(late) == 0
