@@ -16,6 +16,7 @@ class Packed(nn.Module):
     in_features: int
     out_features: int
     kernel: str = ""
+    bias: torch.Tensor | None
 
     @property
     def nbytes(self) -> int:
@@ -46,3 +47,52 @@ class Dense(Packed):
 
     def dequantize(self) -> torch.Tensor:
         return self.weight.detach().float()
+
+
+class Int8(Packed):
+    """int8 [N, Kp] with one bfloat16 scale per output row."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        from workbench.kernels.w8a16_gemm import launch, reference
+
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        q, scale = reference.quantize(weight)
+        self.register_buffer("q", launch.pack(q))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.to(torch.bfloat16))
+        self._matmul, self.kernel = launch.matmul, launch.describe(weight.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self._matmul(x.reshape(-1, self.in_features), self.q, self.scale)
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def dequantize(self) -> torch.Tensor:
+        return self.q[:, :self.in_features].float() * self.scale.float()[:, None]
+
+
+class Int4(Packed):
+    """4-bit [Np, Kp / 2] bytes with a bfloat16 scale and offset per group of columns."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, group: int,
+                 symmetric: bool) -> None:
+        from workbench.kernels.w4a16_gemm import launch, reference
+
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        q, pairs = reference.quantize(weight, group, symmetric)
+        self.register_buffer("q", launch.pack(q, group))
+        self.register_buffer("pairs", pairs)
+        self.register_buffer("bias", None if bias is None else bias.to(torch.bfloat16))
+        self._matmul, self._dequantize = launch.matmul, launch.dequantize
+        self.kernel = launch.describe(weight.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self._matmul(x.reshape(-1, self.in_features), self.q, self.pairs)
+        y = y[:, :self.out_features]
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def dequantize(self) -> torch.Tensor:
+        return self._dequantize(self.q, self.pairs)[:self.out_features, :self.in_features]

@@ -1,0 +1,55 @@
+"""Chooses the kernel by device and number of rows, and says in words what it chose."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch.nn import functional as F
+
+from . import cpu, nibbles, reference
+
+#: On CUDA, more rows than this are dequantized for the vendor's matrix product.
+CUDA_FUSED_ROWS = 128
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed (it is optional)."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def pack(q: torch.Tensor, group: int) -> torch.Tensor:
+    """uint8 [Np, Kp] with values 0..15 -> uint8 [Np, Kp / 2] as the device's kernel reads it."""
+    return nibbles.pack(q, group) if q.is_cuda else cpu.pack(q)
+
+
+def dequantize(packed: torch.Tensor, pairs: torch.Tensor, dtype: torch.dtype = torch.float32
+               ) -> torch.Tensor:
+    """What :func:`pack` stored, as a matrix [Np, Kp]."""
+    if not packed.is_cuda:
+        return cpu.dequantize(packed, pairs).to(dtype)
+    group = packed.shape[1] * 2 // pairs.shape[0]
+    return reference.dequantize(nibbles.unpack(packed, group), pairs, dtype)
+
+
+def matmul(x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """``x`` [M, K] bfloat16 -> [M, Np]; the caller drops padding rows."""
+    if not x.is_cuda:
+        return cpu.matmul(cpu.pad_columns(x, packed.shape[1] * 2).contiguous(), packed, pairs)
+    if has_triton() and x.shape[0] <= CUDA_FUSED_ROWS:
+        from . import gpu
+
+        return gpu.matmul(x.contiguous(), packed, pairs)
+    weight = dequantize(packed, pairs, x.dtype)
+    return F.linear(x, weight[:, :x.shape[1]])
+
+
+def describe(device: torch.device) -> str:
+    """What :func:`matmul` runs on this device."""
+    if device.type != "cuda":
+        if not cpu.has_matrix_unit():
+            return "torch int4 packed"
+        return f"torch int4 packed to {cpu.FUSED_ROWS} rows, above that bfloat16 blocks"
+    if not has_triton():
+        return "dequantized to bfloat16 (no triton)"
+    return f"triton w4a16 to {CUDA_FUSED_ROWS} rows, above that dequantized"

@@ -1,0 +1,45 @@
+"""Chooses the kernel by device and number of rows, and says in words what it chose."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch.nn import functional as F
+
+from . import cpu
+
+#: On CUDA, more rows than this are dequantized for the vendor's matrix product.
+CUDA_FUSED_ROWS = 256
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed (it is optional)."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def pack(q: torch.Tensor) -> torch.Tensor:
+    """int8 [N, K] -> what the device's kernel reads, [N, Kp]; the same on every device."""
+    return cpu.pack(q)
+
+
+def matmul(x: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """``x`` [M, K] bfloat16 -> [M, N]."""
+    if not x.is_cuda:
+        return cpu.matmul(F.pad(x, (0, q.shape[1] - x.shape[1])).contiguous(), q, scale)
+    if has_triton() and x.shape[0] <= CUDA_FUSED_ROWS:
+        from . import gpu
+
+        return gpu.matmul(x.contiguous(), q, scale)
+    return F.linear(x, q[:, :x.shape[1]].to(x.dtype)) * scale
+
+
+def describe(device: torch.device) -> str:
+    """What :func:`matmul` runs on this device."""
+    if device.type != "cuda":
+        if not cpu.has_matrix_unit():
+            return "torch int8 packed"
+        return f"torch int8 packed to {cpu.FUSED_ROWS} rows, above that bfloat16 blocks"
+    if not has_triton():
+        return "dequantized to bfloat16 (no triton)"
+    return f"triton w8a16 to {CUDA_FUSED_ROWS} rows, above that dequantized"
