@@ -112,6 +112,7 @@ def start(host: str = "127.0.0.1", port: int = 5006, *, password_file: str | Pat
                   lifetimes=lifetimes)
     page.configure()
     try:
+        port = port or free_port(host)
         server = _server(host, port, hub, identity, origins)
     except OSError as error:
         hub.close()
@@ -125,7 +126,7 @@ def _server(host: str, port: int, hub: Hub, identity: Identity, origins: Sequenc
     app = Application(FunctionHandler(lambda doc: open_tab(doc, hub, identity)))
     app.add(WhoAmI(identity))
     names = _own_names(host)
-    allowed = [f"{name}:{port}" for name in names] if port else [f"{n}:*" for n in names]
+    allowed = [f"{name}:{port}" for name in names]
     return Server(
         {"/": app}, port=port, address=host, io_loop=IOLoop.current(),
         allow_websocket_origin=[*allowed, *origins], auth_provider=identity,
@@ -166,6 +167,13 @@ class Guarded(OutputTransform):
         for name, value in SAFE_HEADERS.items():
             headers[name] = value
         return status_code, headers, chunk
+
+
+def free_port(host: str) -> int:
+    """A port that nobody uses now; the allowed origins need its number before the server binds."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def is_loopback(host: str) -> bool:
