@@ -11,14 +11,19 @@ from workbench import events as ev
 WINDOW_S = 0.5
 
 
-def rolling_rate(events: Iterable[ev.Event], window_s: float = WINDOW_S) -> list[tuple[float, float]]:
+def rolling_rate(events: Iterable[ev.Event], window_s: float = WINDOW_S
+                 ) -> list[tuple[float, float]]:
+    """:func:`rate_of` the run's tokens, all sequences together."""
+    return rate_of((e.t_s for e in events if isinstance(e, ev.Token)), window_s)
+
+
+def rate_of(times: Iterable[float], window_s: float = WINDOW_S) -> list[tuple[float, float]]:
     """(time, tok/s over the ``window_s`` before it) at every stream event after the first.
 
     Tokens of one instant count together; the span is never longer than the time since the first
     token, so that the curve does not begin at zero."""
-    times = sorted(e.t_s for e in events if isinstance(e, ev.Token))
-    bursts: deque[tuple[float, int]] = deque()
-    for t in times:
+    bursts: list[tuple[float, int]] = []
+    for t in sorted(times):
         if bursts and t - bursts[-1][0] < 1e-6:
             bursts[-1] = (bursts[-1][0], bursts[-1][1] + 1)
         else:

@@ -44,8 +44,9 @@ class TextDiff:
     similarity: float
     parts: tuple[Part, ...]
 
-    def sentence(self) -> str:
-        """What a reader wants to know first."""
+    @property
+    def summary(self) -> str:
+        """One sentence: what a reader wants to know first."""
         if self.same:
             return "The texts are identical."
         at = f"character {self.char}" if self.token is None else f"token {self.token}"
