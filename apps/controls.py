@@ -53,7 +53,8 @@ class Controls:
 
     def _show_one(self, view: ControlView) -> None:
         widget = self._widgets.get(view.path)
-        signature = (view.kind, view.choices, view.soft, view.low, view.high, view.help)
+        signature = (view.kind, view.choices, view.soft, view.low, view.high,
+                     tuple(n for n in view.unavailable if n != view.value))
         if widget is None or widget.tags != [signature]:
             widget = make_widget(view, self._policy)
             widget.tags = [signature]
@@ -107,13 +108,14 @@ class Controls:
 def make_widget(view: ControlView, policy: Policy) -> Any:
     """The native widget for one control."""
     label = _label(view)
-    common = {"name": label, "margin": (2, 4, 1, 4), "sizing_mode": "stretch_width"}
+    common = {"label": label, "margin": (2, 4, 1, 4), "sizing_mode": "stretch_width"}
     if view.path == "model.source" and not policy.hub:
         options = list(dict.fromkeys([*policy.models(), str(view.value)]))
         return pn.widgets.Select(options=options, value=view.value, **common)
     if view.kind == "choice":
         return pn.widgets.Select(options=list(view.choices), value=view.value,
-                                 disabled_options=list(view.unavailable), **common)
+                                 disabled_options=[n for n in view.unavailable
+                                                   if n != view.value], **common)
     if view.kind == "boolean":
         return pn.widgets.Checkbox(value=bool(view.value), **common)
     if view.kind in ("integer", "number"):

@@ -19,9 +19,9 @@ class Prompt:
                  longest: int) -> None:
         self._bundled = {p.id: p.text for p in bundled()}
         first = next(iter(self._bundled.values()), "")
-        self.choice = pn.widgets.Select(name="Bundled prompt", options=[*self._bundled, "your own"],
+        self.choice = pn.widgets.Select(label="Bundled prompt", options=[*self._bundled, "your own"],
                                         margin=(0, 4), max_width=340)
-        self.text = pn.widgets.TextAreaInput(name="Prompt", value=first, rows=4, auto_grow=True,
+        self.text = pn.widgets.TextAreaInput(label="Prompt", value=first, rows=4, auto_grow=True,
                                              max_rows=14, max_length=longest, margin=(4, 4),
                                              css_classes=["promptbox"])
         self.choice.param.watch(self._chosen, "value")
@@ -37,7 +37,7 @@ class Prompt:
         self.layout = pn.Column(self.choice, self.text, buttons, self.message, margin=0)
 
     def _button(self, name: str, handler: Handler, kind: str, width: int) -> pn.widgets.Button:
-        button = pn.widgets.Button(name=name, button_type=kind, width=width, margin=(6, 4),
+        button = pn.widgets.Button(label=name, button_type=kind, width=width, margin=(6, 4),
                                    sizing_mode="fixed")
         button.on_click(lambda _: handler())
         return button

@@ -25,8 +25,8 @@ class Runs:
         self._rows: dict[str, _Row] = {}
         self._page = 0
         self._list = pn.Column(margin=0)
-        self._newer = pn.widgets.Button(name="Newer", width=80, margin=4, css_classes=["quiet"])
-        self._older = pn.widgets.Button(name="Older", width=80, margin=4, css_classes=["quiet"])
+        self._newer = pn.widgets.Button(label="Newer", width=80, margin=4, css_classes=["quiet"])
+        self._older = pn.widgets.Button(label="Older", width=80, margin=4, css_classes=["quiet"])
         self._newer.on_click(lambda _: self._turn(-1))
         self._older.on_click(lambda _: self._turn(1))
         self._turns = pn.Row(self._newer, self._older, margin=0)
@@ -67,7 +67,7 @@ class _Row:
         self._text = pn.pane.HTML("", margin=(4, 6))
         self._buttons = {}
         for verb in ("show", "pin", "compare", "replay", "cancel"):
-            button = pn.widgets.Button(name=verb.capitalize(), width=76, margin=(6, 2),
+            button = pn.widgets.Button(label=verb.capitalize(), width=76, margin=(6, 2),
                                        css_classes=["quiet"])
             button.on_click(lambda _, verb=verb: act(verb, run_id))
             self._buttons[verb] = button
@@ -79,8 +79,8 @@ class _Row:
         if self._text.object != text:
             self._text.object = text
         live = run.status in ("running", "queued")
-        self._buttons["pin"].name = "Unpin" if pinned else "Pin"
-        self._buttons["compare"].name = "Leave out" if compared else "Compare"
+        self._buttons["pin"].label = "Unpin" if pinned else "Pin"
+        self._buttons["compare"].label = "Leave out" if compared else "Compare"
         self._buttons["cancel"].visible = live
         for verb in ("pin", "replay"):
             self._buttons[verb].visible = run.status == "done"

@@ -41,14 +41,14 @@ class SettingsPart:
         self.format.param.watch(lambda _: self._draw(), "value")
         self._code = pn.pane.HTML("", margin=4)
         self._text = pn.widgets.TextInput(visible=False)
-        copy = pn.widgets.Button(name="Copy", width=80, margin=4, css_classes=["quiet"])
+        copy = pn.widgets.Button(label="Copy", width=80, margin=4, css_classes=["quiet"])
         copy.js_on_click(args={"source": self._text, "button": copy}, code=_COPY)
         self.download = pn.widgets.FileDownload(
             callback=lambda: io.BytesIO(self._text.value.encode()), filename="settings.yaml",
             label="Download", width=110, margin=4, css_classes=["quiet"])
-        self.pasted = pn.widgets.TextAreaInput(name="Paste settings (YAML or JSON)", rows=4,
+        self.pasted = pn.widgets.TextAreaInput(label="Paste settings (YAML or JSON)", rows=4,
                                                margin=(10, 4, 4, 4))
-        take = pn.widgets.Button(name="Use these settings", width=150, margin=4,
+        take = pn.widgets.Button(label="Use these settings", width=150, margin=4,
                                  css_classes=["quiet"])
         take.on_click(lambda _: self._take())
         self._message = pn.pane.HTML("", margin=4)

@@ -240,7 +240,7 @@ class View:
         done = run is not None and run.status == "done"
         self.prompt.pin.disabled = not done
         pinned = done and run is not None and self._pinned_is(run)
-        self.prompt.pin.name = "Unpin baseline" if pinned else "Pin as baseline"
+        self.prompt.pin.label = "Unpin baseline" if pinned else "Pin as baseline"
         self.prompt.compare.disabled = run is None
         message = self.session.message
         if message and not (run is not None and message in (run.error, "cancelled")):
