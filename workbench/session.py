@@ -224,8 +224,9 @@ class Session:
             job.done.wait()
 
     def warm(self) -> None:
-        """Start the engine in the background."""
+        """Start the engine in the background, and import what finishing a run will need."""
         self._dispatcher.warm()
+        threading.Thread(target=importlib.import_module, args=("polars",), daemon=True).start()
 
     # -- looking ----------------------------------------------------------------------------
 
