@@ -24,6 +24,7 @@ from urllib.parse import urlencode, urlparse
 
 from bokeh.application.handlers import Handler
 from bokeh.server.auth_provider import AuthProvider
+from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler, create_signed_value, decode_signed_value
 
 from workbench.errors import SettingsError
@@ -160,8 +161,9 @@ class Identity(AuthProvider):
         return create_signed_value(self.secret, COOKIE, f"{kind}:{user}").decode()
 
     @property
-    def get_user(self) -> Callable[[RequestHandler], str | None]:
-        return lambda handler: self.user_of(handler.get_cookie(COOKIE))
+    def get_user(self) -> Callable[[HTTPServerRequest], Any]:
+        # Bokeh annotates the request, and passes the handler.
+        return lambda handler: self.user_of(handler.get_cookie(COOKIE))  # type: ignore[attr-defined]
 
     @property
     def get_user_async(self) -> None:

@@ -163,7 +163,7 @@ def _label(view: ControlView) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(a == b) or (
+    return (type(a) is type(b) and bool(a == b)) or (
         isinstance(a, int | float) and isinstance(b, int | float)
         and not isinstance(a, bool) and not isinstance(b, bool) and a == b)
 

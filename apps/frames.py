@@ -32,7 +32,8 @@ class Frames:
     def ready(self, now: float | None = None) -> bool:
         """Whether the browser has painted what it was sent (or has been silent for too long)."""
         now = time.monotonic() if now is None else now
-        if self._painted.value >= self._sent.value or now - self._at > _PATIENCE_S:
+        painted, sent = int(self._painted.value or 0), int(self._sent.value or 0)
+        if painted >= sent or now - self._at > _PATIENCE_S:
             return True
         self.skipped += 1
         return False
@@ -40,4 +41,4 @@ class Frames:
     def sent(self, now: float | None = None) -> None:
         self._at = time.monotonic() if now is None else now
         self.drawn += 1
-        self._sent.value += 1
+        self._sent.value = int(self._sent.value or 0) + 1

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import panel as pn
 
-from workbench import analysis, charts, events as ev
+from workbench import analysis, charts
+from workbench import events as ev
 from workbench.apps.markup import tag
 
 _log = logging.getLogger(__name__)
-_HEIGHT = 250
+_HEIGHT = 270
 _CONFIG = {"displayModeBar": False, "responsive": True, "showTips": False,
            "doubleClick": "reset", "displaylogo": False, "plotlyServerURL": ""}
 
@@ -42,7 +43,7 @@ class Figure(pn.pane.Plotly):
 def _binary(value: Any) -> Any:
     """Long lists of numbers travel as arrays, gaps as NaN."""
     if isinstance(value, list) and len(value) > 8 and all(
-            v is None or isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+            v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in value):
         return np.array([np.nan if v is None else v for v in value], dtype=float)
     return value
 
@@ -55,11 +56,6 @@ def dressed(layout: dict[str, Any]) -> dict[str, Any]:
     margin["t"] = min(margin["t"], 30)
     return {**kept, "height": _HEIGHT, "autosize": True, "margin": margin, "uirevision": "keep",
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
-
-
-def title_of(figure: dict[str, Any], fallback: str) -> str:
-    title = figure.get("layout", {}).get("title", fallback)
-    return str(title.get("text", fallback) if isinstance(title, dict) else title) or fallback
 
 
 class Chart:
@@ -101,6 +97,12 @@ class Chart:
         return True
 
 
+def _why_none(events: list[ev.Event]) -> str:
+    """Why a capture brought no kernels, in the last window's own words."""
+    return next((e.reason for e in reversed(events)
+                 if isinstance(e, ev.KernelWindow) and e.reason), "")
+
+
 class Charts:
     """All charts of the page."""
 
@@ -109,11 +111,11 @@ class Charts:
             Chart("Tokens per second", (ev.Token,),
                   lambda e: charts.tokens_per_second(analysis.tokens(e))),
             Chart("Kernels by phase", (ev.Kernel, ev.KernelWindow),
-                  lambda e: charts.kernels_by_phase(analysis.kernels(e))),
+                  lambda e: charts.kernels_by_phase(analysis.kernels(e), reason=_why_none(e))),
             Chart("Memory per tier", (ev.Memory,),
                   lambda e: charts.memory_by_tier(analysis.memory(e))),
             Chart("Power", (ev.Power, ev.SensorStatus),
-                  lambda e: charts.power(analysis.power(e))),
+                  lambda e: charts.power(analysis.power(e), analysis.sensors(e))),
         ]
         self.acceptance = Chart("Draft acceptance", (ev.Draft,),
                                 lambda e: charts.acceptance(analysis.drafts(e)))

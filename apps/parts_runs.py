@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import panel as pn
@@ -44,7 +45,7 @@ class Runs:
             row.draw(run, shown=shown is not None and shown.id == run.id,
                      pinned=pinned is not None and pinned.id == run.id,
                      compared=run.id in compared)
-        layouts = [self._rows[r.id].layout for r in page]
+        layouts: list[Any] = [self._rows[r.id].layout for r in page]
         if not layouts:
             layouts = [pn.pane.HTML(str(tag("div", "No runs yet.", cls="empty")), margin=0)]
         if self._list.objects != layouts:
@@ -69,10 +70,14 @@ class _Row:
         for verb in ("show", "pin", "compare", "replay", "cancel"):
             button = pn.widgets.Button(label=verb.capitalize(), width=76, margin=(6, 2),
                                        css_classes=["quiet"])
-            button.on_click(lambda _, verb=verb: act(verb, run_id))
+            button.on_click(partial(self._clicked, act, verb, run_id))
             self._buttons[verb] = button
         self.layout = pn.Row(self._text, *self._buttons.values(), margin=0,
                              css_classes=["runrow"])
+
+    @staticmethod
+    def _clicked(act: Action, verb: str, run_id: str, event: object) -> None:
+        act(verb, run_id)
 
     def draw(self, run: Run, *, shown: bool, pinned: bool, compared: bool) -> None:
         text = str(line(run, shown, pinned))

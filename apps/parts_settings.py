@@ -44,7 +44,7 @@ class SettingsPart:
         copy = pn.widgets.Button(label="Copy", width=80, margin=4, css_classes=["quiet"])
         copy.js_on_click(args={"source": self._text, "button": copy}, code=_COPY)
         self.download = pn.widgets.FileDownload(
-            callback=lambda: io.BytesIO(self._text.value.encode()), filename="settings.yaml",
+            callback=lambda: io.BytesIO(str(self._text.value).encode()), filename="settings.yaml",
             label="Download", width=110, margin=4, css_classes=["quiet"])
         self.pasted = pn.widgets.TextAreaInput(label="Paste settings (YAML or JSON)", rows=4,
                                                margin=(10, 4, 4, 4))
@@ -73,7 +73,7 @@ class SettingsPart:
 
     def _take(self) -> None:
         try:
-            self._apply(self.pasted.value)
+            self._apply(self.pasted.value or "")
             self._message.object = str(sentence("The settings are in use.", "good"))
         except WorkbenchError as error:
             self._message.object = str(sentence(str(error), "error"))

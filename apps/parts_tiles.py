@@ -26,7 +26,7 @@ class Tiles:
 
     def draw(self, metrics: Mapping[str, Metric], baseline: Mapping[str, Metric] | None) -> None:
         names = [n for n in (*ALWAYS, *SOMETIMES)
-                 if n in ALWAYS or (m := metrics.get(n)) is not None and m.value is not None]
+                 if n in ALWAYS or ((m := metrics.get(n)) is not None and m.value is not None)]
         tiles = [tile(n, metrics.get(n), (baseline or {}).get(n)) for n in names]
         text = str(tag("div", join(tiles), cls="tilerow"))
         if self.layout.object != text:

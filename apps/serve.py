@@ -29,8 +29,8 @@ from bokeh.events import ConnectionLost
 from bokeh.models import CustomJS
 from panel.io.application import Application
 from panel.io.server import Server
-from tornado.ioloop import IOLoop
 from tornado.httputil import HTTPHeaders
+from tornado.ioloop import IOLoop
 from tornado.web import OutputTransform, StaticFileHandler
 
 from workbench.apps import files, page
@@ -142,7 +142,8 @@ def _server(host: str, port: int, hub: Hub, identity: Identity, origins: Sequenc
 
 def open_tab(doc: Document, hub: Hub, identity: Identity) -> None:
     """One browser tab: build its view, draw it periodically, say good-bye when it closes."""
-    user = (doc.session_context.token_payload or {}).get(COOKIE) if doc.session_context else None
+    token = getattr(doc.session_context, "token_payload", None) or {}
+    user = token.get(COOKIE)
     if not user:
         pn.pane.HTML("Open this page with cookies on.").server_doc(doc, title=TITLE)
         return

@@ -42,7 +42,7 @@ class View:
         self.workspace, self.session, self.hub = workspace, workspace.session, hub
         self.shown: Run | None = None
         self._cursor = 0
-        self._version = -1
+        self._version: tuple[int, bool] = (-1, False)
         self._slow: tuple[Any, ...] = ()
         self._compared: list[str] = []
         self._left_out: set[str] = set()

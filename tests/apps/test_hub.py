@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_runs_never_overlap_and_users_take_turns(make_hub: MakeHub) -> None:
         assert run.wait(20)
     spans = sorted((r.created_unix_s, r.created_unix_s + max(e.t_s for e in r.events), r.id)
                    for r in runs)
-    for (_, end, _), (start, _, _) in zip(spans, spans[1:], strict=False):
+    for (_, end, _), (start, _, _) in itertools.pairwise(spans):
         assert start >= end - 0.005
     assert [i for _, _, i in spans].index(his.id) == 1
 

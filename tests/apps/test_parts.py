@@ -209,7 +209,7 @@ def test_a_whole_view_runs_shows_and_compares(make_hub: MakeHub) -> None:
         assert view.shown is not None
         assert view.shown.wait(10)
         workspace.session._dispatcher.position  # noqa: B018
-    view._version = -1  # type: ignore[assignment]
+    view._version = (-1, False)
     view.frames._painted.value = view.frames._sent.value
     import time
 
