@@ -14,6 +14,7 @@ from workbench.analysis.frames import (
     transfers,
     wide,
 )
+from workbench.analysis.grouping import Group, group
 from workbench.analysis.metrics import format_metric, summarize
 from workbench.analysis.rates import rolling_rate
 from workbench.analysis.textdiff import TextDiff, textdiff
@@ -21,8 +22,8 @@ from workbench.analysis.trace import chrome_trace
 from workbench.analysis.waterfall import Waterfall, advice, breakdown, waterfall, why
 
 __all__ = [
-    "TextDiff", "Waterfall", "advice", "breakdown", "chrome_trace", "compare", "drafts",
-    "effective", "format_metric", "kernels", "memory", "metrics", "phases", "power",
+    "Group", "TextDiff", "Waterfall", "advice", "breakdown", "chrome_trace", "compare", "drafts",
+    "effective", "format_metric", "group", "kernels", "memory", "metrics", "phases", "power",
     "rolling_rate", "sensors", "summarize", "table", "textdiff", "tokens", "transfers",
     "waterfall", "why", "wide",
 ]

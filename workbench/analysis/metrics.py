@@ -220,6 +220,8 @@ def format_metric(m: ev.Metric | None) -> str:
         return "n/a"
     if m.unit == "s":
         text = units.format_seconds(m.value)
+        if m.se is not None:
+            return _marked(m, f"{text} ± {units.format_seconds(m.se)}")
     elif m.unit == "bytes":
         text = units.format_bytes(m.value)
     elif m.unit == "fraction":
@@ -232,5 +234,11 @@ def format_metric(m: ev.Metric | None) -> str:
         unit = "" if m.unit in ("tokens", "nats") else m.unit
         text = units.format_number(m.value, unit)
     if m.se is not None:
-        text += f" ± {m.se:.2g}"
+        number, _, unit = text.partition(" ")
+        se = 100 * m.se if m.unit == "fraction" else m.se
+        text = f"{number} ± {se:.2g} {unit}".rstrip()
+    return _marked(m, text)
+
+
+def _marked(m: ev.Metric, text: str) -> str:
     return f"{text} (estimated)" if m.quality == "estimated" else text

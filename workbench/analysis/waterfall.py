@@ -127,7 +127,24 @@ def _take_waits(events: Sequence[ev.Event], phases: Sequence[ev.Phase], seconds:
 
 def waterfall(base: Iterable[ev.Event], other: Iterable[ev.Event]) -> Waterfall | None:
     """The difference between two runs, by part; None when either has no decode time."""
-    a, b = breakdown(base), breakdown(other)
+    return between(breakdown(base), breakdown(other))
+
+
+def combine(parts: Iterable[Breakdown | None]) -> Breakdown | None:
+    """Several runs as one: every token counts the same."""
+    known = [p for p in parts if p is not None]
+    tokens = sum(p.tokens for p in known)
+    if not tokens:
+        return None
+    names = [n for n in PARTS if any(n in p.parts for p in known)]
+    return Breakdown(
+        sum(p.total_ms * p.tokens for p in known) / tokens,
+        {n: sum(p.parts.get(n, 0.0) * p.tokens for p in known) / tokens for n in names},
+        tokens, sum(p.forwards for p in known))
+
+
+def between(a: Breakdown | None, b: Breakdown | None) -> Waterfall | None:
+    """The difference of two breakdowns; None when either is missing."""
     if a is None or b is None:
         return None
     names = [p for p in PARTS if p in a.parts or p in b.parts]

@@ -13,8 +13,10 @@ _GGUF = {
     "bf16": ("BF16", "the same numbers"),
     "fp32": ("F32", "the same numbers"),
     "int8": ("Q8_0", "8 bits in blocks of 32 instead of one scale per channel: 8.5 bits per weight"),
-    "int4": ("Q4_0", "4 bits, round to nearest, symmetric, in blocks of 32 with a 16-bit scale: "
-                     "4.5 bits per weight"),
+    "int4": ("Q4_1", "4 bits, round to nearest, in blocks of 32 with a 16-bit scale and offset: "
+                     "5 bits per weight"),
+    "int4 symmetric": ("Q4_0", "4 bits, round to nearest, symmetric, in blocks of 32 with a 16-bit "
+                               "scale: 4.5 bits per weight"),
 }
 
 
@@ -42,7 +44,8 @@ def command(settings: Settings) -> str:
 
 def _weights(c: Command) -> None:
     model, weights = c.settings.model, c.settings.weights
-    kind, how = _GGUF.get(weights.name(), ("BF16", "llama.cpp has no counterpart of this method"))
+    name = weights.name() + (" symmetric" if getattr(weights, "symmetric", False) else "")
+    kind, how = _GGUF.get(name, ("BF16", "llama.cpp has no counterpart of this method"))
     source = model_variable(c, "MODEL", model.source)
     c.before(f"python convert_hf_to_gguf.py {source} --outtype bf16 --outfile model-BF16.gguf"
              if kind != "F32" else
@@ -50,7 +53,7 @@ def _weights(c: Command) -> None:
     if kind not in ("BF16", "F32"):
         c.before(f"llama-quantize model-BF16.gguf model-{kind}.gguf {kind}")
     c.note(f"weights={weights}: GGUF {kind}, {how}",
-           by=("weights", "weights.group") if weights.name() in _GGUF else ())
+           by=("weights", "weights.group", "weights.symmetric") if weights.name() in _GGUF else ())
     c.note("convert_hf_to_gguf.py and llama-quantize come with llama.cpp; the converter must know "
            "the model's tokenizer", by="model.source")
     c.flag("--model", f"model-{kind}.gguf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from workbench.export.shell import Command, model_variable
@@ -12,7 +13,7 @@ _WEIGHTS = {
     "int8": "weights=int8 (round to nearest, per channel): vLLM loads 8-bit weights from a checkpoint; "
             "make one with llm-compressor (W8A16) and serve that",
     "int4": "weights=int4(group={group}), round to nearest: vLLM loads 4-bit weights from a checkpoint; "
-            "make one with llm-compressor (RTN, W4A16, group {group}) and serve that; "
+            "make one with llm-compressor (RTN, {scheme}, group {group}) and serve that; "
             "--quantization bitsandbytes packs while loading, but as NF4, whose numbers differ",
 }
 
@@ -51,7 +52,9 @@ def _weights(c: Command) -> None:
            by="weights" if weights.name() in ("bf16", "fp32") else ())
     if weights.name() in _WEIGHTS:
         values: dict[str, Any] = {"group": "", **weights.to_dict()}
-        c.note(_WEIGHTS[weights.name()].format(**values), by=("weights", "weights.group"))
+        values["scheme"] = "W4A16" if values.get("symmetric") else "W4A16_ASYM"
+        c.note(_WEIGHTS[weights.name()].format(**values),
+               by=("weights", "weights.group", "weights.symmetric"))
 
 
 def _cache(c: Command) -> None:
@@ -100,7 +103,7 @@ def _device(c: Command) -> None:
         c.note("compute.device=cpu: install vLLM's CPU build, there is no flag", by="compute.device")
     else:
         index = compute.device.partition(":")[2] or "0"
-        c.before(f"export CUDA_VISIBLE_DEVICES={index}")
+        c.before(f"export CUDA_VISIBLE_DEVICES={shlex.quote(index)}")
         c.settle("compute.device")
     if compute.threads:
         c.before(f"export OMP_NUM_THREADS={compute.threads}")

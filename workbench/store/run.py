@@ -86,6 +86,11 @@ class Run:
         return self._settings
 
     @property
+    def settings_dict(self) -> dict[str, Any]:
+        """The requested settings as they were written, readable by any version."""
+        return self.record.requested
+
+    @property
     def effective(self) -> dict[str, dict[str, Any]]:
         """path -> ``requested effective honoured reason``."""
         if self.record.effective and self.source.ended():
