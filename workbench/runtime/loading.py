@@ -77,6 +77,8 @@ def load_model(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | N
             _refuse_too_big(settings, shape, device, parked is not None, advice)
             filler = Filler(model, settings, source, device, dtype, emit, cancelled)
             filler.fill(parked)
+            if parked is not None:
+                parked.seal()
     except BaseException:
         if parked is not None:
             parked.close()
@@ -391,7 +393,25 @@ def _read_back(settings: Settings, loaded: Loaded, filler: Filler) -> dict[str, 
         path="weights.head", requested="packed" if settings.weights.packs_head() else "kept",
         effective=head.kernel if isinstance(head, Packed)
         else f"{dtype}{', shared with the embedding' if tied else ''}"))
+    if loaded.parked is not None:
+        found += _tiers_effective(settings, loaded)
     return {e.path: e for e in found}
+
+
+def _tiers_effective(settings: Settings, loaded: Loaded) -> list[Effective]:
+    """Where parked layers really wait and how they are read; a window wider than they are many."""
+    store, asked = loaded.parked.store, settings.tiers.to_dict()
+    streamed = len(store.segments)
+    found = [Effective(path="tiers.source", requested=str(asked.get("source", "auto")),
+                       effective=f"{store.tier}, {streamed} layers, {format_bytes(store.nbytes)} "
+                                 f"({store.how})" if streamed else "not used: all layers stay")]
+    window = int(asked.get("window", 1))
+    if window >= streamed:
+        found.append(Effective(
+            path="tiers.window", requested=str(window), effective=str(streamed),
+            honoured=window == streamed, reason="" if window == streamed else
+            f"only {streamed} layers are streamed, so each is read once and stays"))
+    return found
 
 
 def _weights_effective(settings: Settings, loaded: Loaded, filler: Filler) -> Effective:

@@ -297,6 +297,8 @@ class Generation:
         sampler = Sampler(sampling.temperature, sampling.top_k, sampling.top_p, settings.seed,
                           model.device)
         guard = Guard(self.cancelled)
+        if model.streamer is not None:
+            model.streamer.cancelled = self.cancelled
         cache = model._cache = model.cache(settings, len(ids), tokens)
         drafter = model._drafter = settings.decoding.start(
             Runtime(model, settings, sampler, tokens, guard, self.emit))
@@ -313,7 +315,7 @@ class Generation:
         """Between forwards: what is due now and then."""
         now = self.clock()
         if self.model.streamer is not None:
-            for transfer in self.model.streamer.drain_transfers():
+            for transfer in self.model.streamer.drain_transfers(self.clock):
                 self.emit(transfer)
         if when == "prefill":
             self._report(finished=False)
