@@ -159,7 +159,7 @@ def help_line(view: ControlView, error: str = "") -> Markup:
 def _label(view: ControlView) -> str:
     if view.path == view.group and view.kind == "choice":
         return "method"
-    return f"{view.label} ({view.unit})" if view.unit else view.label
+    return f"{view.label} ({view.unit})" if view.unit and view.unit not in view.label else view.label
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -24,21 +24,24 @@ class Tiles:
     def __init__(self) -> None:
         self.layout = pn.pane.HTML("", margin=0)
 
-    def draw(self, metrics: Mapping[str, Metric], baseline: Mapping[str, Metric] | None) -> None:
+    def draw(self, metrics: Mapping[str, Metric], baseline: Mapping[str, Metric] | None,
+             ended: bool = True) -> None:
+        """While a run lasts, what is missing may still come and gives no reason."""
         names = [n for n in (*ALWAYS, *SOMETIMES)
                  if n in ALWAYS or ((m := metrics.get(n)) is not None and m.value is not None)]
-        tiles = [tile(n, metrics.get(n), (baseline or {}).get(n)) for n in names]
+        tiles = [tile(n, metrics.get(n), (baseline or {}).get(n), ended) for n in names]
         text = str(tag("div", join(tiles), cls="tilerow"))
         if self.layout.object != text:
             self.layout.object = text
 
 
-def tile(name: str, metric: Metric | None, base: Metric | None) -> Markup:
+def tile(name: str, metric: Metric | None, base: Metric | None, ended: bool = True) -> Markup:
     """One figure; what is missing says why on hover, an estimate says so in words."""
     spec = SPECS[name]
     shown = format_metric(metric) if metric is not None and metric.value is not None else "—"
     value, _, estimated = shown.partition(" (estimated)")
-    reason = metric.reason if metric is not None and metric.value is None else ""
+    missing = ended and metric is not None and metric.value is None
+    reason = metric.reason if metric is not None and missing else ""
     return tag("div", tag("div", spec.label, cls="k"), tag("div", value, cls="v"),
                tag("div", "estimated" if estimated or "(estimated)" in shown else None,
                    change(name, metric, base) or tag("span", reason, cls="why"), cls="d"),

@@ -226,7 +226,8 @@ class View:
         self.output.draw(run, waiting_note(position, run))
         base = pinned.metrics if pinned is not None and (
             run is None or pinned.id != run.id) else None
-        self.tiles.draw(run.metrics if run is not None else {}, base)
+        live = run is not None and run.status in ("running", "queued")
+        self.tiles.draw(run.metrics if run is not None else {}, base, ended=not live)
         self.charts.draw()
         self._draw_buttons(run)
         self.status.draw(self.session, self.hub, run, position)
