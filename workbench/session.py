@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import dispatch, evaluation
 from workbench.errors import Cancelled, ModelError, SettingsError, WorkbenchError
-from workbench.events import EngineState, Event, Note, Progress
+from workbench.events import EngineState, Event, Note
 from workbench.machine import Machine, this_machine
 from workbench.settings import ControlView, Settings
 from workbench.shape import ModelShape, from_file
@@ -262,7 +262,7 @@ class Session:
             ended = run.status not in ("running", "queued")
             events, cursor = run.since(cursor)
             if events:
-                self._append(events)
+                self._append(events, live=False)
             if ended or stop.wait(0.05):
                 break
         with self._lock:
@@ -297,7 +297,8 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, events: list[Event]) -> None:
+    def _append(self, events: list[Event], live: bool = True) -> None:
+        """Add to the log. A replayed engine's states are shown, but they are not this engine's."""
         with self._lock:
             self._log.extend(events)
             excess = len(self._log) - _LOG_LIMIT
@@ -305,8 +306,8 @@ class Session:
                 del self._log[:excess]
                 self._dropped += excess
             for event in events:
-                if isinstance(event, EngineState | Progress):
-                    self.state = event.state if isinstance(event, EngineState) else self.state
+                if live and isinstance(event, EngineState):
+                    self.state = event.state
             self._changed()
 
     def _changed(self) -> None:
