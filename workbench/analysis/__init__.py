@@ -19,11 +19,19 @@ from workbench.analysis.metrics import format_metric, summarize
 from workbench.analysis.rates import rolling_rate
 from workbench.analysis.textdiff import TextDiff, textdiff
 from workbench.analysis.trace import chrome_trace
-from workbench.analysis.waterfall import Waterfall, advice, breakdown, waterfall, why
+from workbench.analysis.waterfall import (
+    PARTS,
+    Waterfall,
+    advice,
+    breakdown,
+    waterfall,
+    waterfall_of,
+    why,
+)
 
 __all__ = [
-    "Group", "TextDiff", "Waterfall", "advice", "breakdown", "chrome_trace", "compare", "drafts",
+    "PARTS", "Group", "TextDiff", "Waterfall", "advice", "breakdown", "chrome_trace", "compare", "drafts",
     "effective", "format_metric", "group", "kernels", "memory", "metrics", "phases", "power",
     "rolling_rate", "sensors", "summarize", "table", "textdiff", "tokens", "transfers",
-    "waterfall", "why", "wide",
+    "waterfall", "waterfall_of", "why", "wide",
 ]

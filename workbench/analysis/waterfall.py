@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench import events as ev
 from workbench.analysis.metrics import streams
@@ -149,6 +149,11 @@ def between(a: Breakdown | None, b: Breakdown | None) -> Waterfall | None:
         return None
     names = [p for p in PARTS if p in a.parts or p in b.parts]
     return Waterfall(a, b, {p: b.parts.get(p, 0.0) - a.parts.get(p, 0.0) for p in names})
+
+
+def waterfall_of(base: Any, other: Any) -> Waterfall | None:
+    """Two groups of runs (``.runs``, each with ``.events``), every token counting the same."""
+    return between(*(combine(breakdown(r.events) for r in g.runs) for g in (base, other)))
 
 
 def why(found: Waterfall | None, base: str, other: str) -> str:
