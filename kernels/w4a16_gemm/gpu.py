@@ -9,14 +9,26 @@ the groups are also split over programs (``SPLIT``), summed afterwards in a fixe
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 
+#: Triton's interpreter (TRITON_INTERPRET=1) cannot multiply bfloat16: there operands are widened.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def operand(dtype: torch.dtype) -> tl.dtype:
+    """The type that ``tl.dot`` gets for activations of this dtype."""
+    narrow = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+    return tl.float32 if INTERPRETED else narrow.get(dtype, tl.float32)
+
 
 @triton.jit
 def _kernel(x, packed, pairs, y, m, n, k, groups, stride_x, stride_p,
-            GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr):
+            GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+            DOT: tl.constexpr):
     HALF: tl.constexpr = GROUP // 2
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     cols = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -30,8 +42,9 @@ def _kernel(x, packed, pairs, y, m, n, k, groups, stride_x, stride_p,
         b = tl.load(base + high[None, :], mask=(rows < m)[:, None] & (high < k)[None, :], other=0.0)
         w = tl.load(packed + cols[None, :] * stride_p + (g * HALF + half)[:, None],
                     mask=(cols < n)[None, :], other=0)
-        dot = tl.dot(a, ((w & 15).to(tl.int8) - 8).to(a.dtype))
-        dot = tl.dot(b, ((w >> 4).to(tl.int8) - 8).to(a.dtype), dot)
+        dot = tl.dot(a.to(DOT), ((w & 15).to(tl.float32) - 8.0).to(DOT), input_precision="ieee")
+        dot = tl.dot(b.to(DOT), ((w >> 4).to(tl.float32) - 8.0).to(DOT), dot,
+                     input_precision="ieee")
         pair = pairs + (g * n + cols) * 2
         scale = tl.load(pair, mask=cols < n, other=0.0).to(tl.float32)
         offset = tl.load(pair + 1, mask=cols < n, other=0.0).to(tl.float32)
@@ -51,5 +64,6 @@ def matmul(x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor) -> torch.
     y = torch.empty(split, m, n, device=x.device, dtype=torch.float32)
     _kernel[(triton.cdiv(m, bm), triton.cdiv(n, bn), split)](
         x, packed, pairs, y, m, n, k, groups, x.stride(0), packed.stride(0),
-        GROUP=packed.shape[1] * 2 // groups, BM=bm, BN=bn, SPLIT=split, num_warps=4, num_stages=3)
+        GROUP=packed.shape[1] * 2 // groups, BM=bm, BN=bn, SPLIT=split,
+        DOT=operand(x.dtype), num_warps=4, num_stages=3)
     return (y[0] if split == 1 else y.sum(0)).to(x.dtype)
