@@ -1,0 +1,77 @@
+/* Knobs, generated from the session's list. Dragging previews the forecast; letting go sets. */
+function controlsPart(app) {
+  const node = h("div", { class: "wb-controls" });
+  const open = new Map();
+  const redraw = (groups) => {
+    const focused = node.contains(document.activeElement) ? document.activeElement.dataset.path : null;
+    node.replaceChildren(...groups.map((group) => {
+      const details = h("details", { class: "wb-group", data: { group: group.name } },
+        h("summary", {}, h("span", {}, group.title),
+          group.changed && h("span", { class: "wb-dot", title: "differs from the default" })),
+        group.controls.map((c) => oneControl(app, c, group)));
+      details.open = open.get(group.name) ?? (group.open || group.changed);
+      details.addEventListener("toggle", () => open.set(group.name, details.open));
+      return details;
+    }));
+    if (focused) node.querySelector(`[data-path="${CSS.escape(focused)}"]`)?.focus();
+  };
+  app.watch("controls", redraw);
+  app.redrawControls = () => redraw(app.model.get("controls"));
+  return node;
+}
+
+function oneControl(app, c, group) {
+  const main = c.path === group.name;
+  const set = (value) => app.ask("set", { path: c.path, value });
+  const field = { choice: choiceField, boolean: booleanField, integer: numberField,
+    number: numberField, string: stringField }[c.kind](app, c, set);
+  const why = Object.entries(c.unavailable || {});
+  return h("div", { class: `wb-control ${main ? "wb-main" : ""}`, data: { control: c.path } },
+    c.kind !== "boolean" && h("label", { class: "wb-label" },
+      h("span", {}, main ? "method" : c.label), c.unit && h("span", { class: "wb-unit" }, c.unit)),
+    field,
+    h("div", { class: "wb-help" }, c.help),
+    why.length > 0 && h("details", { class: "wb-why" },
+      h("summary", {}, `${why.length} not available here`),
+      why.map(([name, reason]) => h("div", {}, h("b", {}, name), ": ", reason))));
+}
+
+function choiceField(app, c, set) {
+  const select = h("select", { class: "wb-input", data: { path: c.path }, "aria-label": c.path,
+    on: { change: (e) => set(c.choices[e.target.selectedIndex]) } },
+    c.choices.map((name) => h("option", { value: String(name), disabled: name in (c.unavailable || {}),
+      title: (c.unavailable || {})[name] },
+      String(name) + (name in (c.unavailable || {}) ? " (not here)" : ""))));
+  select.selectedIndex = c.choices.findIndex((x) => x === c.value);
+  return select;
+}
+
+function booleanField(app, c, set) {
+  return h("label", { class: "wb-check" },
+    h("input", { type: "checkbox", checked: c.value, data: { path: c.path },
+      on: { change: (e) => set(e.target.checked) } }), c.label);
+}
+
+function stringField(app, c, set) {
+  const input = h("input", { class: "wb-input", type: "text", data: { path: c.path },
+    "aria-label": c.path, spellcheck: "false", on: { change: (e) => set(e.target.value) } });
+  input.value = c.value;
+  return input;
+}
+
+function numberField(app, c, set) {
+  const number = h("input", { class: "wb-input wb-number", type: "number", data: { path: c.path },
+    min: c.least ?? undefined, max: c.most ?? undefined, step: "any", "aria-label": c.path,
+    on: { change: (e) => { if (e.target.value !== "") set(Number(e.target.value)); } } });
+  number.value = c.value;
+  if (c.low === null || c.high === null) return number;
+  const step = c.step || (c.kind === "integer" ? 1 : (c.high - c.low) / 100);
+  const range = h("input", { class: "wb-range", type: "range", min: c.low, max: c.high, step,
+    "aria-label": `${c.path} slider`, data: { slider: c.path },
+    on: {
+      input: (e) => { number.value = e.target.value; app.preview(c.path, Number(e.target.value)); },
+      change: (e) => set(Number(e.target.value)),
+    } });
+  range.value = c.value;
+  return h("div", { class: "wb-slide" }, range, number);
+}
