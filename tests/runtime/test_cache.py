@@ -20,6 +20,7 @@ def fill(model: Any, cache: Any, ids: list[int], parents: list[int] | None = Non
     """Append ids in plain order, or as a tree whose root is the first."""
     base = cache.length
     masks = model.forward.masks([0], cache.capacity)
+    cache.show_blocks(1 if parents is None else masks.block)
     if parents is None:
         places, mask = torch.arange(base, base + len(ids)), masks.rows(base, len(ids))
     else:

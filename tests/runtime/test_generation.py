@@ -63,6 +63,27 @@ def test_speculation_is_token_identical_to_plain(
         assert fast.texts == plain.texts
 
 
+@pytest.fixture(scope="module")
+def half(settings: Any) -> Any:
+    """The same target in bfloat16, where one differently rounded sum can turn a token."""
+    from workbench.runtime import load
+
+    return load(settings.with_(weights="bf16"), lambda event: None)
+
+
+def test_speculation_in_bfloat16_on_a_cpu_is_token_identical_too(
+    half: Any, prompts: list[str], small_draft: Any
+) -> None:
+    """A row's numbers do not depend on how many rows are computed with it."""
+    for prompt in prompts[1::7]:
+        texts = []
+        for changes in ({}, {"decoding": "prompt_lookup", "decoding.span": 30},
+                        {"decoding": "draft_model", "decoding.draft": str(small_draft)}):
+            chosen = half.settings.with_({"limits.max_new_tokens": 150, **changes})
+            texts.append(half.generate([prompt], chosen, lambda e: None, lambda: False).tokens)
+        assert texts[0] == texts[1] == texts[2]
+
+
 def test_a_perfect_draft_is_always_accepted(generate: Any, settings: Any) -> None:
     """Identical weights: gamma + 1 tokens per target forward, exactly."""
     out, events = generate(decoding="draft_model", decoding__draft=settings.model.source,

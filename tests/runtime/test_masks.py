@@ -64,6 +64,25 @@ def test_window_counts_positions_not_rows() -> None:
     assert allowed[2].tolist() == [False, False, False, True, True, False, True]
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.lists(st.integers(-1, 9), max_size=8), st.integers(1, 3),
+       st.sampled_from([1, 8]))
+def test_tree_mask_against_an_oracle(base: int, raw: list[int], groups: int, block: int) -> None:
+    parents = [min(p, i - 1) for i, p in enumerate(raw)]
+    mask = make(capacity=64, groups=groups, block=block).tree(base, parents, depths(parents))
+    n = 1 + len(parents)
+    if mask is None:
+        assert block == 1
+        assert n == 1
+        return
+    width = -(-(base + n) // block) * block
+    want = torch.zeros(n, width, dtype=torch.bool)
+    want[:, :base] = True
+    want[:, base:base + n] = ancestors(parents)
+    assert mask.shape == (1, 1, 1 if n == 1 else n * groups, width)
+    assert torch.equal(mask[0, 0] == 0, want if n == 1 else want.repeat(groups, 1))
+
+
 def test_grouped_heads_get_the_same_rows() -> None:
     mask, folded = make().rows(2, 3), make(groups=2).rows(2, 3)
     assert mask is not None
@@ -83,6 +102,7 @@ def verify(model: Any, prefix: list[int], nodes: list[int], parents: list[int]) 
         base = len(prefix) - 1
         forward(torch.tensor([prefix[:-1]]), torch.arange(base)[None], masks.rows(0, base), cache, 1)
         deep = depths(parents)
+        cache.show_blocks(masks.block)
         places = torch.tensor([[base, *(base + d for d in deep)]])
         return forward(torch.tensor([[prefix[-1], *nodes]]), places,
                        masks.tree(base, parents, deep), cache, 1 + len(nodes))[0]

@@ -42,6 +42,7 @@ class FullLayer(CacheLayerMixin):
         self.batch, self.capacity, self.width = batch, capacity, width
         self.device, self.dtype = device, dtype
         self.length = 0
+        self.block = 1
         self._allocate(width)
         self.is_initialized = True
 
@@ -54,14 +55,20 @@ class FullLayer(CacheLayerMixin):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any,
                **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append [B, K, n, D] and [B, K, n, E]; views over all tokens so far."""
+        """Append [B, K, n, D] and [B, K, n, E]; views over all tokens so far, rounded up to whole
+        blocks (what lies behind the last token is finite and hidden by the mask)."""
         start = self.length
         end = start + key_states.shape[2]
         self.check(key_states, value_states, end)
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
         self.length = end
+        end = self.shown(end)
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def shown(self, end: int) -> int:
+        """Columns that attention gets to see for ``end`` tokens."""
+        return min(self.capacity, -(-end // self.block) * self.block)
 
     def check(self, key_states: torch.Tensor, value_states: torch.Tensor, end: int) -> None:
         """Shapes that the config did not tell are adopted at the first token, never later."""
@@ -133,6 +140,11 @@ class StaticCache(Cache):
     def nbytes(self) -> int:
         """Bytes of all buffers, as allocated."""
         return sum(layer.nbytes for layer in self.layers)
+
+    def show_blocks(self, block: int) -> None:
+        """From now on attention gets whole blocks of this many columns; 1 is exact."""
+        for layer in self.layers:
+            layer.block = block
 
     def rewind(self, length: int) -> None:
         """Forget all tokens from ``length`` on. Also mends a forward that was cut short."""

@@ -74,6 +74,7 @@ class Int8Layer(FullLayer):
         self.keys[:, :, start:end], self.key_scales[:, :, start:end] = quantize(key_states)
         self.values[:, :, start:end], self.value_scales[:, :, start:end] = quantize(value_states)
         self.length = end
+        end = self.shown(end)
         return (self._read("keys", self.keys, self.key_scales, end, key_states.dtype),
                 self._read("values", self.values, self.value_scales, end, key_states.dtype))
 

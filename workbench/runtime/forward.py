@@ -75,16 +75,18 @@ class MaskSet:
 
     def __init__(self, forward: Forward, pads: Sequence[int], capacity: int) -> None:
         window = forward.window if forward.window < capacity else 0
+        ours = forward.implementation == attention.NAME
+        self.block = attention.COLUMN_BLOCK if ours and forward.device.type == "cpu" else 1
 
         def make(window: int) -> Masks:
             return Masks(pads, capacity, device=forward.device, dtype=forward.dtype,
-                         groups=forward.groups, window=window)
+                         groups=forward.groups, window=window, block=self.block)
 
         # Models that mix full and sliding layers take a dictionary by layer type.
         mixed = window and {"full_attention", "sliding_attention"} <= forward.kinds
         self._full = make(0 if mixed else window)
         self._sliding = make(window) if mixed else None
-        self._explicit = forward.implementation != attention.NAME
+        self._explicit = not ours
 
     def rows(self, base: int, n: int) -> Any:
         return self._both(lambda m: self._given(m.rows(base, n), base, n))

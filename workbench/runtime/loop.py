@@ -84,6 +84,7 @@ class Loop:
 
     def run(self) -> None:
         self.prefill()
+        self.cache.show_blocks(self.masks.block)
         self.idle("prefill")
         while self.active:
             self.guard.check()

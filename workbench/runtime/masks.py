@@ -29,15 +29,21 @@ def ancestors(parents: Sequence[int]) -> torch.Tensor:
 class Masks:
     """Makes the masks of one generation. ``pads`` [B]: hidden columns at the left of each sequence.
 
-    ``window``: sliding attention, a row sees only the last ``window`` positions; 0 sees all."""
+    ``window``: sliding attention, a row sees only the last ``window`` positions; 0 sees all.
+    ``block``: the steps' masks are as wide as whole blocks, as the cache shows its columns."""
 
     def __init__(self, pads: Sequence[int], capacity: int, *, device: torch.device,
-                 dtype: torch.dtype, groups: int = 1, window: int = 0) -> None:
+                 dtype: torch.dtype, groups: int = 1, window: int = 0, block: int = 1) -> None:
         self.device, self.dtype, self.groups, self.window = device, dtype, groups, window
         self.padded = any(pads)
+        self.capacity, self.block = capacity, block
         self._trees: dict[tuple[int, ...], torch.Tensor] = {}
         self._hidden: torch.Tensor | None = None
         self._pads = list(pads)
+        # A window into this is "the first k columns are visible", without making anything.
+        self._edge = torch.zeros(2 * capacity, dtype=dtype)
+        self._edge[capacity:] = float("-inf")
+        self._edge = self._edge.to(device)
         if self.padded:
             columns = torch.arange(capacity)
             hidden = columns[None] < torch.tensor(self._pads)[:, None]
@@ -52,15 +58,39 @@ class Masks:
 
     def tree(self, base: int, parents: Sequence[int], depths: Sequence[int]) -> torch.Tensor | None:
         """The root and its drafted nodes after ``base``."""
+        n = 1 + len(parents)
+        if self.padded or self._windowed(base + n) or (self.block == 1 and parents):
+            mask = self._additive(self._with_past(ancestors(parents), base), base, torch.tensor([0, *depths]))
+            hidden = self._shown(base + n) - base - n
+            return torch.nn.functional.pad(mask, (0, hidden), value=float("-inf"))
+        if self.block == 1:
+            return None
         if not parents:
-            return self.rows(base, 1)
+            return self._first(base + 1, base + 1)[None, None, None]
+        mask = self._first(base, base + n).repeat(n, 1)
+        mask[:, base:base + n] = self._inside(parents)
+        return fold_mask(mask[None, None], self.groups)
+
+    def _inside(self, parents: Sequence[int]) -> torch.Tensor:
+        """Additive [n, n] of the tree itself, kept for the next step with this shape."""
         key = tuple(parents)
-        order = self._trees.get(key)
-        if order is None:
+        found = self._trees.get(key)
+        if found is None:
             if len(self._trees) > 256:
                 self._trees.clear()
-            order = self._trees[key] = ancestors(parents)
-        return self._additive(self._with_past(order, base), base, torch.tensor([0, *depths]))
+            order = ancestors(parents)
+            found = torch.zeros(order.shape, dtype=self.dtype).masked_fill_(~order, float("-inf"))
+            found = self._trees[key] = found.to(self.device)
+        return found
+
+    def _shown(self, size: int) -> int:
+        """Columns that the cache shows for ``size`` tokens."""
+        return min(self.capacity, -(-size // self.block) * self.block)
+
+    def _first(self, visible: int, size: int) -> torch.Tensor:
+        """[S] for ``size`` tokens with the first ``visible`` columns open; a view."""
+        start = self.capacity - visible
+        return self._edge[start:start + self._shown(size)]
 
     def take(self, sequences: Sequence[int]) -> None:
         """Keep only these sequences."""

@@ -28,7 +28,12 @@ class KVCache(Technique):
         raise NotImplementedError
 
 
+#: Caches are made in whole blocks of this many tokens.
+BLOCK_TOKENS = 64
+
+
 def capacity(prompt_tokens: int, max_new_tokens: int, rows: int = 1) -> int:
     """Tokens per sequence that a run's cache is made for: what is kept, and the ``rows - 1`` drafted
-    tokens of one verification. Bytes allocated = batch * capacity * ``token_bytes``."""
-    return prompt_tokens + max_new_tokens + rows - 1
+    tokens of one verification, in whole blocks. Bytes = batch * capacity * ``token_bytes``."""
+    tokens = prompt_tokens + max_new_tokens + rows - 1
+    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
