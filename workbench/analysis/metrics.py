@@ -214,31 +214,35 @@ def _capture(events: list[ev.Event]) -> list[ev.Metric]:
 
 def format_metric(m: ev.Metric | None) -> str:
     """``'12.3 ms'``, ``'1.5 GiB'``, ``'97.2 %'``, ``'8.21 ± 0.13'`` or ``'n/a'``; estimates say so."""
-    from workbench import units
-
     if m is None or m.value is None:
         return "n/a"
-    if m.unit == "s":
-        text = units.format_seconds(m.value)
-        if m.se is not None:
-            return _marked(m, f"{text} ± {units.format_seconds(m.se)}")
-    elif m.unit == "bytes":
-        text = units.format_bytes(m.value)
-    elif m.unit == "fraction":
-        text = f"{100 * m.value:.3g} %"
-    elif m.name == "mean_accepted_length":
-        text = f"{m.value:.2f}"
-    elif m.name == "new_tokens":
-        text = f"{m.value:.0f}"
-    else:
-        unit = "" if m.unit in ("tokens", "nats") else m.unit
-        text = units.format_number(m.value, unit)
-    if m.se is not None:
+    text = _value_text(m)
+    if m.se and m.unit != "bytes":
         number, _, unit = text.partition(" ")
-        se = 100 * m.se if m.unit == "fraction" else m.se
-        text = f"{number} ± {se:.2g} {unit}".rstrip()
-    return _marked(m, text)
-
-
-def _marked(m: ev.Metric, text: str) -> str:
+        text = f"{number} ± {_spread(m, unit)} {unit}".rstrip()
     return f"{text} (estimated)" if m.quality == "estimated" else text
+
+
+def _value_text(m: ev.Metric) -> str:
+    from workbench import units
+
+    value = float(m.value or 0.0)
+    if m.unit == "s":
+        return units.format_seconds(value)
+    if m.unit == "bytes":
+        return units.format_bytes(value)
+    if m.unit == "fraction":
+        return f"{100 * value:.3g} %"
+    if m.name == "mean_accepted_length":
+        return f"{value:.2f}"
+    if m.name == "new_tokens":
+        return f"{value:,.0f}"
+    return units.format_number(value, "" if m.unit in ("tokens", "nats") else m.unit)
+
+
+def _spread(m: ev.Metric, unit: str) -> str:
+    """The standard error in the value's own unit, two digits, never an exponent."""
+    scale = {"%": 100.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}.get(unit, 1.0)
+    se = scale * float(m.se or 0.0)
+    digits = 0 if se >= 10 else min(6, 1 - math.floor(math.log10(se)))
+    return f"{se:,.{digits}f}"

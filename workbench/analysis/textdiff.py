@@ -17,6 +17,8 @@ from workbench.analysis.metrics import streams
 
 #: Pieces beyond which the middle is compared as one block: difflib's time grows with the square.
 _MAX_PIECES = 4000
+#: Characters from which a replaced piece is narrowed down to what differs inside it.
+_LONG = 30
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,27 @@ def _parts(a: str, b: str) -> tuple[tuple[Part, ...], float]:
     same = head
     rest_x, rest_y = x[head:], y[head:]
     if max(len(rest_x), len(rest_y)) > _MAX_PIECES:
-        found.append(_part("replace", rest_x, rest_y))
+        found += _parts_of("replace", rest_x, rest_y)
         return tuple(found), 2 * same / (len(x) + len(y))
     matcher = difflib.SequenceMatcher(None, rest_x, rest_y, autojunk=False)
     for op, i, j, k, m in matcher.get_opcodes():
-        found.append(_part(op, rest_x[i:j], rest_y[k:m]))
+        found += _parts_of(op, rest_x[i:j], rest_y[k:m])
         same += (j - i) if op == "equal" else 0
     return tuple(found), 2 * same / max(1, len(x) + len(y))
 
 
-def _part(op: str, x: list[str], y: list[str]) -> Part:
-    if not x or not y:
-        op = "insert" if y else "delete"
-    return Part(op, "".join(x), "".join(y))
+def _parts_of(op: str, x: list[str], y: list[str]) -> list[Part]:
+    """One part, or three where long replaced pieces begin or end alike."""
+    a, b = "".join(x), "".join(y)
+    if not a or not b:
+        return [Part("insert" if b else "delete", a, b)]
+    if op == "equal" or min(len(a), len(b)) < _LONG:
+        return [Part(op, a, b)]
+    head = first_difference(a, b) or 0
+    tail = min(first_difference(a[head:][::-1], b[head:][::-1]) or 0, min(len(a), len(b)) - head)
+    end_a, end_b = len(a) - tail, len(b) - tail
+    middle = (a[head:end_a], b[head:end_b])
+    kind = "replace" if all(middle) else "insert" if middle[1] else "delete"
+    parts = [Part("equal", a[:head], b[:head]), Part(kind, *middle),
+             Part("equal", a[end_a:], b[end_b:])]
+    return [p for p in parts if p.a or p.b]

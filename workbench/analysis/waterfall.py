@@ -24,6 +24,11 @@ PARTS = {"prefill": "reading the prompt", "draft": "drafting", "verify": "verifi
          "telemetry": "kernel capture", "host": "host work between forwards"}
 
 
+#: Part -> one word for an axis.
+SHORT = {"prefill": "prompt", "draft": "draft", "verify": "verify", "decode": "decode",
+         "weights": "waiting", "telemetry": "capture", "host": "host"}
+
+
 @dataclass(frozen=True)
 class Breakdown:
     """Milliseconds per token. ``parts`` sum to ``total_ms``. ``tokens``: after the first ones."""

@@ -50,9 +50,9 @@ def figure(traces: list[dict[str, Any]], title: str, x: dict[str, Any] | None = 
 
 
 def empty(title: str, why: str) -> Figure:
-    """No axes, one sentence."""
+    """No axes, one sentence (``layout.meta.empty`` has it for a page that shows text instead)."""
     hidden = {"visible": False, "range": [0, 1], "fixedrange": True}
-    return figure([], title, hidden, hidden, annotations=[note(wrap(why))])
+    return figure([], title, hidden, hidden, annotations=[note(wrap(why))], meta={"empty": why})
 
 
 def note(text: str, **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workbench.analysis.metrics import SPECS
-from workbench.analysis.waterfall import PARTS
+from workbench.analysis.waterfall import SHORT
 from workbench.charts.base import (
     BAD,
     GOOD,
@@ -94,11 +94,12 @@ def waterfall(frame: pl.DataFrame, base: str = "baseline", other: str = "run",
     """From ``Waterfall.frame()``: base, the parts' differences, other; they sum exactly."""
     if frame.is_empty():
         return empty(title, "Two runs with at least two tokens each are needed.")
-    rows = [r for r in frame.rows(named=True) if abs(r["delta_ms"]) > 1e-9]
     total, end = float(frame["base_ms"].sum()), float(frame["other_ms"].sum())
+    # A bar thinner than a line of the screen says nothing; the table has it.
+    rows = [r for r in frame.rows(named=True) if abs(r["delta_ms"]) > 1e-3 * max(total, end)]
     values = [total, *(r["delta_ms"] for r in rows), end]
     # The ends may carry the same label (repeats), so positions are numbers with tick texts.
-    ticks = [label(base, 24), *(PARTS.get(r["part"], label(r["part"])) for r in rows),
+    ticks = [label(base, 24), *(SHORT.get(r["part"], label(r["part"])) for r in rows),
              label(other, 24)]
     trace = {
         "type": "waterfall", "x": list(range(len(values))), "y": values,

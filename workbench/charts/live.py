@@ -115,7 +115,8 @@ def memory_by_tier(memory: pl.DataFrame, title: str = "Memory per tier") -> Figu
             values = [r[column] / scale for r in rows]
             if any(values):
                 traces.append({
-                    "type": "scatter", "mode": "lines", "stackgroup": tier, "name": name,
+                    "type": "scatter", "mode": "lines" if len(rows) > 3 else "lines+markers",
+                    "stackgroup": tier, "name": name,
                     "legendgroup": name, "showlegend": name not in named,
                     "x": [r["t_s"] for r in rows], "y": values, "yaxis": f"y{key}",
                     "line": {"width": 0.5, "color": color, "shape": "hv"}, "fillcolor": color,
@@ -192,6 +193,6 @@ def acceptance(drafts: pl.DataFrame, title: str = "Draft acceptance") -> Figure:
         for name, y, color in (("accepted", kept, GOOD), ("rejected", lost, BAD))]
     return figure(
         traces, title, axis("step" if size == 1 else f"step (means of {size})"),
-        axis("drafted tokens"), barmode="stack", bargap=0.1, annotations=[note(
+        axis("drafted tokens"), barmode="stack", bargap=0.1, legend=_below(), annotations=[note(
             f"{rate}{length:.2f} tokens per verification", x=0, y=1.02, xanchor="left",
             yanchor="bottom", font={"size": 12, "color": INK})])

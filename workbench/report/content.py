@@ -29,13 +29,16 @@ def content(runs: Sequence[Run], title: str | None, baseline: Run | None) -> dic
     base, others = groups[0], groups[1:]
     _name_apart(groups)
     falls = {g.id: analysis.waterfall_of(base, g) for g in others}
+    drawn = figures(groups, base, falls)
     return {
         "title": title or _title(groups), "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "groups": groups, "base": base, "runs": ordered,
         "machine": _machine(first), "repeats": max(len(g.runs) for g in groups),
         "table": analysis.table(groups, base), "missing": _missing(groups),
         "verdicts": [_verdict(falls[g.id], base, g) for g in others],
-        "figures": figures(groups, base, falls), "kernels": [(g, _kernels(g)) for g in groups],
+        "figures": {k: f for k, f in drawn.items() if f["data"]},
+        "blank": {k: f["layout"]["meta"]["empty"] for k, f in drawn.items() if not f["data"]},
+        "kernels": [(g, _kernels(g)) for g in groups],
         "texts": texts.differences(base, others), "outputs": texts.outputs(base),
         "effective": [(g, _effective(g)) for g in groups],
         "differences": _differences(groups), "environment": _environment(first),
