@@ -10,11 +10,13 @@ import contextlib
 import itertools
 import threading
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from workbench.engine.keys import KeyPair, load_pair, load_public
+from workbench.engine.ticket import Ticket
 from workbench.engine.wire import (
     Beat,
     Cancel,
@@ -24,6 +26,7 @@ from workbench.engine.wire import (
     Events,
     Generate,
     Hello,
+    Leave,
     Load,
     MeasureCeilings,
     Message,
@@ -33,69 +36,47 @@ from workbench.engine.wire import (
     decode_for_client,
     encode,
 )
-from workbench.errors import BY_NAME, EngineDied, EngineError, WireError, WorkbenchError
+from workbench.errors import EngineDied, WireError, WorkbenchError
 from workbench.events import EngineState, Event
+
+if TYPE_CHECKING:
+    from workbench.engine.process import Child
 
 __all__ = ["Engine", "Evaluate", "Generate", "Load", "MeasureCeilings", "Ticket", "Unload"]
 
-#: Silence after which a remote engine counts as gone. A local one is watched as a process.
-_SILENCE_S = 6.0
+#: Seconds between two looks at the child process and the clock.
+_LOOK_S = 0.1
 _BEAT_S = 1.0
-
-
-class Ticket:
-    """The promise of one command's result."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._done = threading.Event()
-        self._result: dict[str, Any] = {}
-        self._error: WorkbenchError | None = None
-
-    @property
-    def done(self) -> bool:
-        return self._done.is_set()
-
-    def wait_done(self, timeout: float | None = None) -> bool:
-        """Wait without raising; True when the command has ended."""
-        return self._done.wait(timeout)
-
-    def wait(self, timeout: float | None = None) -> dict[str, Any]:
-        """The result. Raises what ended the command; EngineError when it still runs."""
-        if not self._done.wait(timeout):
-            raise EngineError("the engine has not finished this command yet")
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def settle(self, result: dict[str, Any], error: WorkbenchError | None = None) -> None:
-        self._result, self._error = result, error
-        self._done.set()
+#: Silence after which a remote engine counts as gone although its connection stands.
+_SILENCE_S = 30.0
 
 
 class Engine:
-    """One engine, local or remote. Make one with :meth:`start` or :meth:`connect`."""
+    """One engine, local or remote. Make one with :meth:`start` or :meth:`connect`.
 
-    def __init__(self, address: str, server: str, keys: KeyPair, process: Any = None) -> None:
-        """``server``: the engine's public key; ``process``: a local child, watched for its end."""
-        self._address, self._server, self._keys, self._process = address, server, keys, process
+    ``state``: ``starting ready loading running evaluating unloaded dead``; ``pid``: its process."""
+
+    def __init__(self, child: Child | None = None, address: str = "", server: str = "",
+                 keys: KeyPair | None = None) -> None:
+        """A local ``child``, or a remote ``address`` with its public key and our pair."""
+        import zmq
+
+        self._child, self._address, self._server = child, address, server
+        self._keys = keys or (child.client if child else KeyPair.new())
         self._lock = threading.Lock()
         self._tickets: dict[int, Ticket] = {}
         self._numbers = itertools.count(1)
         self._events: list[Event] = []
         self._outbox: list[Message] = [Hello()]
         self._heard = time.monotonic()
-        self._dead = ""
+        self._end: WorkbenchError | None = None
         self._closing = threading.Event()
         self.state = "starting"
-        self.pid = process.pid if process is not None else 0
-        self._wake_address = f"inproc://workbench-{id(self)}"
-        import zmq
-
+        self.pid = child.pid if child is not None else 0
         self._context = zmq.Context()
         self._wake = self._context.socket(zmq.PAIR)
-        self._wake.bind(self._wake_address)
-        self._thread = threading.Thread(target=self._serve, name="workbench-engine", daemon=True)
+        self._wake.bind("inproc://wake")
+        self._thread = threading.Thread(target=self._run, name="workbench-engine", daemon=True)
         self._thread.start()
 
     @classmethod
@@ -108,48 +89,65 @@ class Engine:
 
             # By name: the client must not import the runtime unless it is asked to be one.
             return importlib.import_module("workbench.engine.inline").Inline()
-        from workbench.engine.process import spawn
+        from workbench.engine.process import Child
 
-        process, address, server, keys = spawn()
-        return cls(address, server, keys, process)
+        return cls(Child())
 
     @classmethod
-    def connect(cls, address: str, server_key: str, client_keys: str, timeout: float = 10) -> Engine:
-        """A remote engine. ``server_key``, ``client_keys``: key files. Raises WireError."""
-        engine = cls(address, load_public(server_key), load_pair(client_keys))
+    def connect(cls, address: str, server_key: str | Path, client_keys: str | Path,
+                timeout: float = 10) -> Engine:
+        """A remote engine, e.g. ``tcp://gpu-box:5555``. ``server_key``: its public key file;
+        ``client_keys``: our secret key file. Raises WireError when it does not let us in."""
+        engine = cls(None, address, load_public(server_key), load_pair(client_keys))
         deadline = time.monotonic() + timeout
         while engine.state == "starting" and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if engine.state == "starting" or engine._dead:
-            reason = engine._dead or (f"no engine answered at {address} within {timeout:g} s; check "
-                                      "the address, that it runs, and that each side has the "
-                                      "other's key")
+            time.sleep(0.01)
+        if engine.state == "starting":
+            engine._die(WireError(f"no engine answered at {address} within {timeout:g} s; check the "
+                                  "address, that it runs, and that no firewall is between"))
+        if engine._end is not None:
             engine.close()
-            raise WireError(reason)
+            raise engine._end
         return engine
 
     # -- any thread -------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
-        if self._process is not None and self._process.poll() is not None and not self._dead:
-            self._die(f"the engine process ended unexpectedly ({_how(self._process)}); finished "
-                      "runs are safe and the next run starts a new engine")
-        return not self._dead and not self._closing.is_set()
+        self._look()
+        return self._end is None and not self._closing.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Why it is dead, in one sentence; empty while it lives."""
+        return str(self._end) if self._end is not None else ""
+
+    @property
+    def log(self) -> Path | None:
+        """The local engine's log file."""
+        return self._child.log if self._child is not None else None
 
     def submit(self, command: Command) -> Ticket:
-        """Queue a command. Raises EngineDied when the engine is gone."""
+        """Queue a command. Raises EngineDied (or what ended the engine) when it is gone."""
         if not self.alive:
-            raise EngineDied(self._dead or "the engine is closed; open the model again")
+            raise self._end or EngineDied("the engine is closed; open the model again")
         ticket = Ticket(next(self._numbers))
         with self._lock:
             self._tickets[ticket.number] = ticket
-        self._send(msgspec.structs.replace(command, ticket=ticket.number))
+            self._outbox.append(msgspec.structs.replace(command, ticket=ticket.number))
+        if self._end is not None:  # it died in between; nobody else would settle this one
+            ticket.settle({}, self._end)
+        self._nudge()
         return ticket
 
     def cancel(self, ticket: Ticket | None = None) -> None:
-        """Stop this command, or the running one."""
-        self._send(Cancel(ticket=ticket.number if ticket else 0))
+        """Stop this command, running or waiting; None: the oldest that has not ended."""
+        with self._lock:
+            number = ticket.number if ticket is not None else min(self._tickets, default=0)
+            if number not in self._tickets:
+                return
+            self._outbox.append(Cancel(ticket=number))
+        self._nudge()
 
     def poll(self) -> list[Event]:
         """What arrived since the last call."""
@@ -159,19 +157,16 @@ class Engine:
 
     def close(self, timeout: float = 3.0) -> None:
         """End the engine (a remote one is only left). Idempotent."""
-        if self._closing.is_set():
-            return
-        if self._process is not None and not self._dead:
-            self._send(Shutdown())
-        self._closing.set()
+        with self._lock:
+            if self._closing.is_set():
+                return
+            self._outbox.append(Shutdown() if self._child is not None else Leave())
+            self._closing.set()
         self._nudge()
         self._thread.join(timeout)
-        if self._process is not None:
-            from workbench.engine.process import end
-
-            end(self._process, timeout)
-        for ticket in self._take_tickets():
-            ticket.settle({}, EngineDied("the engine was closed"))
+        if self._child is not None:
+            self._child.end(timeout)
+        self._settle_all(EngineDied("the engine was closed"))
         self.state = "dead"
         with self._lock:
             self._wake.close(0)
@@ -183,67 +178,71 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, message: Message) -> None:
-        with self._lock:
-            self._outbox.append(message)
-        self._nudge()
-
     def _nudge(self) -> None:
         import zmq
 
-        with self._lock:
+        with self._lock, contextlib.suppress(zmq.ZMQError):  # a full pipe wakes the thread as well
             if not self._wake.closed:
-                # A full pipe wakes the thread as well.
-                with contextlib.suppress(zmq.ZMQError):
-                    self._wake.send(b"", zmq.NOBLOCK)
+                self._wake.send(b"", zmq.NOBLOCK)
 
     # -- the socket's thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        import zmq
+
+        try:
+            if self._child is not None:
+                self._address = self._child.address(self._closing.is_set)
+                self._server = self._child.server.public
+            if self._address:
+                self._serve()
+        except WorkbenchError as error:
+            self._die(error)
+        except zmq.ZMQError as error:
+            self._die(WireError(f"{self._address} is not an address that can be used "
+                                f"({error.strerror}); write it like tcp://host:5555"))
 
     def _serve(self) -> None:
         import zmq
 
-        socket = self._context.socket(zmq.DEALER)
-        socket.linger = 500
-        socket.curve_serverkey = self._server.encode()
-        socket.curve_publickey = self._keys.public.encode()
-        socket.curve_secretkey = self._keys.secret.encode()
-        socket.connect(self._address)
+        socket = _dealer(self._context, self._server, self._keys)
+        monitor = socket.get_monitor_socket(_monitored())
         wake = self._context.socket(zmq.PAIR)
-        wake.connect(self._wake_address)
-        poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN)
-        poller.register(wake, zmq.POLLIN)
-        beaten = time.monotonic()
         try:
-            while True:
-                ready = dict(poller.poll(200))
-                if wake in ready:
-                    while wake.poll(0):
-                        wake.recv()
-                with self._lock:
-                    outbox, self._outbox = self._outbox, []
-                for message in outbox:
-                    socket.send(encode(message))
+            socket.connect(self._address)
+            wake.connect("inproc://wake")
+            poller = zmq.Poller()
+            for each in (socket, wake, monitor):
+                poller.register(each, zmq.POLLIN)
+            beaten = time.monotonic()
+            while self._end is None:
+                poller.poll(int(1000 * _LOOK_S))
+                while wake.poll(0):
+                    wake.recv()
+                closing = self._closing.is_set()
+                self._send(socket)
                 while socket.poll(0):
                     self._heard = time.monotonic()
                     self._receive(decode_for_client(socket.recv()))
-                now = time.monotonic()
-                if now - beaten > _BEAT_S:
-                    socket.send(encode(Beat()))
-                    beaten = now
-                if self._closing.is_set() or not self.alive:
+                if closing:
                     break
-                if self._process is None and self.state != "starting" \
-                        and now - self._heard > _SILENCE_S:
-                    self._die(f"the engine at {self._address} has been silent for {_SILENCE_S:g} s;"
-                              " check the network and that it still runs")
-        except WireError as error:
-            self._die(str(error))
-        except zmq.ContextTerminated:
-            pass
+                while monitor.poll(0):
+                    self._connection(zmq.utils.monitor.recv_monitor_message(monitor))
+                if time.monotonic() - beaten > _BEAT_S:
+                    beaten = time.monotonic()
+                    socket.send(encode(Beat()))
+                self._look()
         finally:
+            socket.disable_monitor()
+            monitor.close(0)
             socket.close()
             wake.close(0)
+
+    def _send(self, socket: Any) -> None:
+        with self._lock:
+            outbox, self._outbox = self._outbox, []
+        for message in outbox:
+            socket.send(encode(message))
 
     def _receive(self, message: Any) -> None:
         if isinstance(message, Events):
@@ -256,30 +255,67 @@ class Engine:
             with self._lock:
                 ticket = self._tickets.pop(message.ticket, None)
             if ticket is not None:
-                kind = BY_NAME.get(message.error, EngineError)
-                ticket.settle(message.result, kind(message.reason) if message.error else None)
+                ticket.settle_with(message)
         elif isinstance(message, Hello):
-            self.pid = message.pid
-            self.state = "ready"
+            self.pid, self.state = message.pid, "ready"
         elif isinstance(message, Refused):
-            self._die(message.reason)
+            self._die(WireError(message.reason))
 
-    def _die(self, reason: str) -> None:
+    def _connection(self, happened: dict[str, Any]) -> None:
+        """What the socket library tells about the connection itself."""
+        import zmq
+
+        if happened["event"] != zmq.EVENT_DISCONNECTED:
+            self._die(WireError(f"the engine at {self._address} refused our key, or is not the one "
+                                "whose key was given; give the two sides each other's public key"))
+        elif self._child is None and self.state != "starting":
+            self._die(EngineDied(f"the connection to the engine at {self._address} was lost; "
+                                 "finished runs are safe; connect again"))
+
+    def _look(self) -> None:
+        """Is it still there?"""
+        if self._end is not None or self._closing.is_set():
+            return
+        if self._child is not None:
+            if self._child.ended:
+                self._die(EngineDied(f"the engine process ended unexpectedly ({self._child.how()}); "
+                                     "finished runs are safe and the next run starts a new engine"))
+        elif self.state != "starting" and time.monotonic() - self._heard > _SILENCE_S:
+            self._die(EngineDied(f"the engine at {self._address} has been silent for "
+                                 f"{_SILENCE_S:g} s; check the network and that it still runs"))
+
+    def _die(self, error: WorkbenchError) -> None:
         with self._lock:
-            if self._dead:
+            if self._end is not None:
                 return
-            self._dead, self.state = reason, "dead"
-            self._events.append(EngineState(state="dead", detail=reason))
-        for ticket in self._take_tickets():
-            ticket.settle({}, EngineDied(reason))
+            self._end, self.state = error, "dead"
+            self._events.append(EngineState(state="dead", detail=str(error)))
+        self._settle_all(error)
 
-    def _take_tickets(self) -> list[Ticket]:
+    def _settle_all(self, error: WorkbenchError) -> None:
         with self._lock:
             tickets, self._tickets = list(self._tickets.values()), {}
-        return tickets
+        for ticket in tickets:
+            ticket.settle({}, error)
 
 
-def _how(process: Any) -> str:
-    """``killed by signal 9`` or ``exit code 1``."""
-    code = process.returncode
-    return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+def _dealer(context: Any, server: str, keys: KeyPair) -> Any:
+    import zmq
+    import zmq.utils.monitor
+
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 500
+    socket.sndhwm = socket.rcvhwm = 0
+    # Answered by the socket library's own thread, however busy Python is on either side.
+    socket.heartbeat_ivl, socket.heartbeat_timeout = 2000, 8000
+    socket.reconnect_ivl = 20
+    socket.curve_serverkey = server.encode()
+    socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
+    return socket
+
+
+def _monitored() -> int:
+    import zmq
+
+    return int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+               | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)

@@ -6,9 +6,8 @@ device, threads) is compared, everything else is given with each run.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
+import contextlib
+import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,31 +15,55 @@ from typing import Any
 
 import msgspec
 
+from workbench.engine import faults, footprint
 from workbench.engine.wire import Command, Evaluate, Generate, Load, MeasureCeilings, Unload
-from workbench.errors import Cancelled, WorkbenchError
-from workbench.events import EngineState, Event, RunEnded
+from workbench.errors import Cancelled, OutOfMemory, WorkbenchError
+from workbench.events import EngineState, Event, Memory, RunEnded
 from workbench.settings import Settings
+from workbench.units import format_bytes
 
 Emit = Callable[[Event], None]
+Stop = Callable[[], bool]
+
+#: What opening a Llama imports on the way; done while the client still chooses its settings.
+_WARM = ("torch", "transformers", "transformers.models.llama.modeling_llama",
+         "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+         "transformers.tokenization_utils_tokenizers", "workbench.runtime.model",
+         "workbench.telemetry", "workbench.quality")
 
 
 class Executor:
-    """Owns at most one model. Importing torch here keeps the first run from waiting for it."""
+    """Owns at most one model."""
 
     def __init__(self, emit: Emit) -> None:
+        """Imports torch and what else the first run needs."""
         self._emit = emit
         self._model: Any = None
         self._made_of: tuple[Any, ...] = ()
-        import transformers  # noqa: F401
+        for name in _WARM:
+            with contextlib.suppress(ModuleNotFoundError):  # said in one sentence when it is needed
+                importlib.import_module(name)
+        import torch
 
-        import workbench.runtime.model  # noqa: F401
+        self._threads = torch.get_num_threads()
+        self._empty = footprint.read()
         emit(EngineState(state="ready"))
 
-    def execute(self, command: Command, cancelled: Callable[[], bool]) -> dict[str, Any]:
-        """Raises WorkbenchError subclasses with one sentence."""
+    def execute(self, command: Command, cancelled: Stop) -> dict[str, Any]:
+        """Raises WorkbenchError subclasses with one sentence. After OutOfMemory nothing is loaded."""
+        try:
+            return self._execute(command, cancelled)
+        except Exception as error:
+            if isinstance(error, OutOfMemory) or faults.is_out_of_memory(error):
+                error.__traceback__ = None  # its frames hold tensors
+                self._forget()
+            raise
+
+    def _execute(self, command: Command, cancelled: Stop) -> dict[str, Any]:
         if isinstance(command, Load):
             self._load(Settings.from_dict(command.settings), self._emit, cancelled)
-            return self._facts()
+            self._emit(EngineState(state="ready"))
+            return {"parameters": self._model.shape.parameters, "device": str(self._model.device)}
         if isinstance(command, Generate):
             return self._generate(command, cancelled)
         if isinstance(command, Evaluate):
@@ -50,120 +73,150 @@ class Executor:
 
             return {"ceilings": ceilings.measure(self._emit, cancelled, full=command.full)}
         if isinstance(command, Unload):
-            self.unload()
-            self._emit(EngineState(state="ready", detail="unloaded"))
-            return {}
+            return self._unload()
         raise WorkbenchError(f"this engine does not know the command {type(command).__name__}")
 
     # -- the model --------------------------------------------------------------------------
 
-    def _load(self, settings: Settings, emit: Emit, cancelled: Callable[[], bool]) -> Any:
+    def _load(self, settings: Settings, emit: Emit, cancelled: Stop) -> Any:
+        """The model for these settings: the one at hand when nothing that makes it differs."""
         wanted = (settings.model, settings.weights, settings.tiers, settings.compute,
                   settings.seed if settings.model.weights == "random" else 0)
         if self._model is not None and self._made_of == wanted:
             return self._model
+        import torch
+
         from workbench.runtime.model import load
 
-        self.unload()
+        self._forget()
+        torch.set_num_threads(settings.compute.threads or self._threads)
         emit(EngineState(state="loading"))
-        self._model = load(settings, emit, cancelled)
+        try:
+            self._model = load(settings, emit, cancelled)
+        except BaseException:
+            footprint.give_back()
+            self._emit(EngineState(state="ready"))
+            raise
         self._made_of = wanted
         return self._model
 
-    def unload(self) -> None:
-        """Free the model and give its pages back to the operating system."""
-        if self._model is None:
-            return
-        self._model.close()
-        self._model, self._made_of = None, ()
-        gc.collect()
-        torch = sys.modules["torch"]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        give_back()
+    def _forget(self) -> None:
+        model, self._model, self._made_of = self._model, None, ()
+        if model is not None:
+            model.close()
+        del model
+        footprint.give_back()
+
+    def _unload(self) -> dict[str, Any]:
+        """Free the model and report what the operating system and the device say about it."""
+        before = footprint.read()
+        self._forget()
+        after = footprint.read()
+        for tier in ("ram", "gpu"):
+            if before[tier]:
+                self._emit(Memory(tier=tier, total_bytes=after[tier], source="after unloading"))
+        freed = {tier: max(0, before[tier] - after[tier]) for tier in after}
+        detail = ", ".join(f"{format_bytes(n)} of {tier.upper()}" for tier, n in freed.items() if n)
+        self._emit(EngineState(state="unloaded", detail=f"gave back {detail or 'nothing'}"))
+        return {"before_bytes": before, "after_bytes": after, "empty_bytes": self._empty,
+                "freed_bytes": freed}
 
     def close(self) -> None:
-        self.unload()
-
-    def _facts(self) -> dict[str, Any]:
-        return {"parameters": self._model.shape.parameters, "device": str(self._model.device)}
+        self._forget()
 
     # -- runs -------------------------------------------------------------------------------
 
-    def _generate(self, command: Generate, cancelled: Callable[[], bool]) -> dict[str, Any]:
-        settings = Settings.from_dict(command.settings)
-        began = time.perf_counter()
-        emit = self._stamped(command.run_id, began)
+    def _generate(self, command: Generate, cancelled: Stop) -> dict[str, Any]:
+        emit = Stamped(self._emit, command.run_id)
         tokens = 0
+
+        def counted(event: Event) -> None:
+            nonlocal tokens
+            tokens += event.__class__.__name__ == "Token"
+            emit(event)
+
         try:
+            settings = Settings.from_dict(command.settings)
             model = self._load(settings, emit, cancelled)
-            began_run = time.perf_counter()
-            emit.begin(began_run)
-            emit(EngineState(state="running"))
-            monitor = self._monitor(settings, model, emit)
-            monitor.start()
-            try:
-                output = model.generate(command.prompts, settings, emit, cancelled, monitor,
-                                        clock=lambda: time.perf_counter() - began_run)
-            finally:
-                monitor.stop()
-            tokens = sum(map(len, output.tokens))
+            output = self._run(model, settings, command.prompts, counted, emit, cancelled)
+        except Exception as error:
+            status = "cancelled" if isinstance(error, Cancelled) else "failed"
+            reason = str(error) if isinstance(error, WorkbenchError) else faults.brief(error)
+            emit(RunEnded(status=status, reason=reason, new_tokens=tokens))
+            raise
+        else:
             emit(RunEnded(status="done", new_tokens=tokens))
             return {"new_tokens": tokens, "ended": output.ended}
-        except Cancelled as error:
-            emit(RunEnded(status="cancelled", reason=str(error)))
-            raise
-        except WorkbenchError as error:
-            emit(RunEnded(status="failed", reason=str(error)))
-            raise
         finally:
             self._emit(EngineState(state="ready"))
 
-    def _evaluate(self, command: Evaluate, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    def _run(self, model: Any, settings: Settings, prompts: list[str], emit: Emit, stamp: Stamped,
+             cancelled: Stop) -> Any:
+        """Model work between the monitor's start and stop, all on this thread."""
+        began = stamp.begin()
+        emit(EngineState(state="running"))
+        monitor = _monitor(settings, model, emit)
+        monitor.start()
+        try:
+            return model.generate(prompts, settings, emit, cancelled, monitor,
+                                  clock=lambda: time.perf_counter() - began)
+        finally:
+            monitor.stop()
+
+    def _evaluate(self, command: Evaluate, cancelled: Stop) -> dict[str, Any]:
         from workbench.quality import evaluate
 
         settings = Settings.from_dict(command.settings)
-        emit = self._stamped(command.run_id, time.perf_counter())
+        emit = Stamped(self._emit, command.run_id)
         try:
             model = self._load(settings, emit, cancelled)
+            emit.begin()
             emit(EngineState(state="evaluating"))
             summary = evaluate(model, command.texts, emit, cancelled, settings=settings,
                                reference=Path(command.reference) if command.reference else None,
-                               save=Path(command.save) if command.save else None)
+                               save=_writable(command.save))
             return {"quality": msgspec.to_builtins(summary)}
         finally:
             self._emit(EngineState(state="ready"))
 
-    def _monitor(self, settings: Settings, model: Any, emit: Emit) -> Any:
-        try:
-            from workbench.telemetry import Monitor
-        except ImportError:
-            from workbench.runtime.loop import NoMonitor
-            NoMonitor.start=NoMonitor.stop=lambda self:None
-            return NoMonitor()
-        return Monitor(settings, model, emit)
 
-    def _stamped(self, run_id: str, began: float) -> Stamped:
-        return Stamped(self._emit, run_id, began)
+def _monitor(settings: Settings, model: Any, emit: Emit) -> Any:
+    try:
+        from workbench.telemetry import Monitor
+    except ModuleNotFoundError:
+        return _Unwatched()
+    return Monitor(settings, model, emit)
+
+
+class _Unwatched:
+    def start(self, *_: Any) -> None:
+        return None
+
+    stop = before = after = start
 
 
 class Stamped:
-    """Puts the run's id, and the run's clock where the sender left it out, on every event."""
+    """Puts the run's id on every event, and the run's clock where the sender left it out.
 
-    def __init__(self, emit: Emit, run_id: str, began: float) -> None:
-        self._emit, self._run, self._began = emit, run_id, began
+    Before :meth:`begin` (while the model loads) the run's clock stands at zero."""
 
-    def begin(self, began: float) -> None:
-        self._began = began
+    def __init__(self, emit: Emit, run_id: str) -> None:
+        self._emit, self._run, self._began = emit, run_id, 0.0
+
+    def begin(self) -> float:
+        """The run's zero on ``time.perf_counter``."""
+        self._began = time.perf_counter()
+        return self._began
 
     def __call__(self, event: Event) -> None:
-        now = event.t_s or time.perf_counter() - self._began
+        now = event.t_s or (time.perf_counter() - self._began if self._began else 0.0)
         self._emit(msgspec.structs.replace(event, run=self._run, t_s=now))
 
 
-def give_back() -> None:
-    """Ask the C library to return free pages; without it the process would keep them."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return
+def _writable(save: str | None) -> Path | None:
+    """The folder may be on another machine than the client's, so it is made here."""
+    if not save:
+        return None
+    path = Path(save)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

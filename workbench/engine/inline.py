@@ -8,47 +8,59 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
-from typing import Any
+from pathlib import Path
 
 import msgspec
 
-from workbench.engine.client import Ticket
-from workbench.engine.serving import run
-from workbench.engine.wire import Command
-from workbench.errors import BY_NAME, Cancelled, EngineDied, EngineError
-from workbench.events import Event
+from workbench.engine.desk import Desk
+from workbench.engine.serving import Make, serve
+from workbench.engine.ticket import Ticket
+from workbench.engine.wire import Command, Done, Shutdown
+from workbench.engine.worker import make_executor
+from workbench.errors import EngineDied
+from workbench.events import EngineState, Event
 
 
 class Inline:
-    """See :class:`workbench.engine.client.Engine`."""
+    """See :class:`workbench.engine.client.Engine`. To :func:`serve`, it is the link as well."""
 
-    def __init__(self) -> None:
+    reason = ""
+    log: Path | None = None
+
+    def __init__(self, make: Make = make_executor) -> None:
+        self.desk = Desk()
         self.state, self.pid = "starting", os.getpid()
         self._lock = threading.Lock()
         self._events: list[Event] = []
-        self._commands: queue.Queue[tuple[Command, Ticket] | None] = queue.Queue()
+        self._tickets: dict[int, Ticket] = {}
         self._numbers = itertools.count(1)
-        self._cancelled: set[int] = set()
-        self.running = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, name="workbench-inline", daemon=True)
+        self._thread = threading.Thread(target=serve, args=(self, make), name="workbench-inline",
+                                        daemon=True)
         self._thread.start()
+
+    # -- the client's half ------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
         return not self._closed and self._thread.is_alive()
 
     def submit(self, command: Command) -> Ticket:
-        if self._closed:
+        if not self.alive:
             raise EngineDied("the engine is closed; open the model again")
         ticket = Ticket(next(self._numbers))
-        self._commands.put((msgspec.structs.replace(command, ticket=ticket.number), ticket))
+        with self._lock:
+            self._tickets[ticket.number] = ticket
+        self.desk.put(msgspec.structs.replace(command, ticket=ticket.number))
         return ticket
 
     def cancel(self, ticket: Ticket | None = None) -> None:
-        self._cancelled.add(ticket.number if ticket else self.running)
+        with self._lock:
+            number = ticket.number if ticket is not None else min(self._tickets, default=0)
+        if self.desk.cancel(number):
+            self._settle(Done(ticket=number, error="Cancelled",
+                              reason="cancelled before it started"))
 
     def poll(self) -> list[Event]:
         with self._lock:
@@ -56,36 +68,36 @@ class Inline:
         return events
 
     def close(self, timeout: float = 3.0) -> None:
-        if not self._closed:
-            self._closed = True
-            self._cancelled.add(self.running)
-            self._commands.put(None)
-            self._thread.join(timeout)
-            self.state = "dead"
+        if self._closed:
+            return
+        self._closed = True
+        self.desk.clear()
+        self.desk.put(Shutdown())
+        self._thread.join(timeout)
+        self.state = "dead"
+        for ticket in list(self._tickets.values()):
+            ticket.settle({}, EngineDied("the engine was closed"))
 
-    # -- the worker's side of the loop, as serving.run wants it -------------------------------
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the worker's half, called by serve ---------------------------------------------------
 
     def emit(self, event: Event) -> None:
         with self._lock:
             self._events.append(event)
+        if isinstance(event, EngineState):
+            self.state = event.state
 
-    def begin(self, command: Command) -> None:
-        self.running = command.ticket
-        if self.cancelled():
-            raise Cancelled("cancelled before it started")
+    def finish(self, done: Done) -> None:
+        self.desk.finish()
+        self._settle(done)
 
-    def cancelled(self) -> bool:
-        return self.running in self._cancelled
-
-    def _serve(self) -> None:
-        from workbench.engine.executor import Executor
-
-        executor: Any = Executor(self.emit)
-        self.state = "ready"
-        while (item := self._commands.get()) is not None:
-            command, ticket = item
-            done = run(self, executor, command, "", "")  # type: ignore[arg-type]
-            self.running = 0
-            kind = BY_NAME.get(done.error, EngineError)
-            ticket.settle(done.result, kind(done.reason) if done.error else None)
-        executor.close()
+    def _settle(self, done: Done) -> None:
+        with self._lock:
+            ticket = self._tickets.pop(done.ticket, None)
+        if ticket is not None:
+            ticket.settle_with(done)

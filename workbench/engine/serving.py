@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from workbench.engine.link import Link
+from workbench.engine import faults
+from workbench.engine.desk import Desk
 from workbench.engine.wire import Command, Done, Shutdown
-from workbench.errors import BY_NAME, WorkbenchError
+from workbench.errors import EngineError
 from workbench.events import Event
 
 
@@ -21,44 +20,53 @@ class Executes(Protocol):
     def close(self) -> None: ...
 
 
-def serve(link: Link, make: Callable[[Callable[[Event], None]], Any], log: str = "") -> None:
+Make = Callable[[Callable[[Event], None]], Executes]
+
+
+class Speaks(Protocol):
+    """The way to the client: a socket's :class:`~workbench.engine.link.Link`, or none (inline)."""
+
+    desk: Desk
+
+    def emit(self, event: Event) -> None: ...
+
+    def finish(self, done: Done) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def serve(link: Speaks, make: Make, log: str = "") -> None:
     """Until Shutdown. ``make(emit)`` is called at once, so that heavy imports happen while the
     client still chooses settings."""
-    executor: Executes | None = None
-    failure = ""
-    try:
-        executor = make(link.emit)
-    except Exception as error:
-        traceback.print_exc()
-        failure = f"the engine cannot work here ({error}); `workbench doctor` shows what is missing"
-    while True:
-        command = link.commands.get()
-        if isinstance(command, Shutdown):
-            break
-        link.finish(run(link, executor, command, failure, log))
-    if executor is not None:
-        executor.close()
+    executor = prepared(link, make, log)
+    while not isinstance(command := link.desk.take(), Shutdown):
+        assert isinstance(command, Command)
+        try:
+            done = Done(ticket=command.ticket, result=executor.execute(command, link.desk.cancelled))
+        except Exception as error:
+            done = faults.done(command.ticket, error, log)
+        link.finish(done)
+    executor.close()
     link.close()
 
 
-def run(link: Link, executor: Executes | None, command: Command, failure: str, log: str) -> Done:
-    """One command to one Done; the traceback of a surprise goes to the log only."""
+def prepared(link: Speaks, make: Make, log: str) -> Executes:
+    """The executor, or one that answers every command with why there is none."""
     try:
-        link.begin(command)
-        if executor is None:
-            raise WorkbenchError(failure)
-        return Done(ticket=command.ticket, result=executor.execute(command, link.cancelled))
-    except WorkbenchError as error:
-        name = type(error).__name__
-        return Done(ticket=command.ticket, error=name if name in BY_NAME else "EngineError",
-                    reason=str(error))
-    except MemoryError:
-        return Done(ticket=command.ticket, error="OutOfMemory", reason="the machine's memory is "
-                    "full; use fewer bits, a smaller batch or another tier")
+        return make(link.emit)
     except Exception as error:
-        traceback.print_exc()
-        sys.stderr.flush()
-        where = f"; the details are in {log}" if log else ""
-        return Done(ticket=command.ticket, error="EngineError",
-                    reason=f"the engine failed inside: {type(error).__name__}: "
-                           f"{str(error).splitlines()[0] if str(error) else 'no message'}{where}")
+        return Broken(faults.explain(error, log)[1])
+
+
+class Broken:
+    """An engine that could not get ready (torch missing, a driver that does not fit)."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def execute(self, command: Command, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        raise EngineError(f"the engine cannot work here: {self._reason}; `workbench doctor` shows "
+                          "what is missing")
+
+    def close(self) -> None:
+        return

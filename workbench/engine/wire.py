@@ -82,9 +82,13 @@ class Unload(Command, frozen=True, kw_only=True, tag="unload"):
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
-    """Stop the command with this ticket, running or waiting; 0: the running one."""
+    """Stop the command with this ticket, running or waiting."""
 
-    ticket: int = 0
+    ticket: int
+
+
+class Leave(Message, frozen=True, kw_only=True, tag="leave"):
+    """The client goes and the engine stays: stop its work, unload, serve the next one."""
 
 
 class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
@@ -106,7 +110,8 @@ class Done(Message, frozen=True, kw_only=True, tag="done"):
     reason: str = ""
 
 
-ToWorker = (Hello | Beat | Load | Generate | Evaluate | MeasureCeilings | Unload | Cancel | Shutdown)
+ToWorker = (Hello | Beat | Load | Generate | Evaluate | MeasureCeilings | Unload | Cancel | Leave
+            | Shutdown)
 ToClient = Hello | Refused | Beat | Events | Done
 
 _to_worker = msgspec.msgpack.Decoder(ToWorker)
