@@ -73,7 +73,7 @@ def test_a_full_cache_says_so(model: Any, settings: Any) -> None:
 
 
 def test_a_cache_beyond_memory_is_refused_before_allocation(model: Any, settings: Any) -> None:
-    with pytest.raises(OutOfMemory, match="the KV cache needs .* TiB"):
+    with pytest.raises(OutOfMemory, match=r"the KV cache needs .* TiB"):
         model.cache(settings, 1 << 20, 1 << 20)
 
 

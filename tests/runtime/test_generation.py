@@ -119,7 +119,7 @@ def test_end_token_inside_a_drafted_path(generate: Any, settings: Any, model: An
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     plain, _ = generate(limits__stop_at_eos=False)
     tokens = plain.tokens[0]
-    stop = next(t for i, t in enumerate(tokens) if 3 <= i and t not in tokens[:i])
+    stop = next(t for i, t in enumerate(tokens) if i >= 3 and t not in tokens[:i])
     monkeypatch.setattr(type(model), "stops", lambda self: [stop])
     for changes in ({}, {"decoding": "draft_model", "decoding__draft": settings.model.source,
                          "decoding__gamma": 16}):

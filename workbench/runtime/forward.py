@@ -14,7 +14,7 @@ import torch
 
 from workbench.errors import ModelError
 from workbench.runtime import attention
-from workbench.runtime.cache import StaticCache
+from workbench.runtime.cache import StaticCache, full_cache
 from workbench.runtime.masks import Masks
 
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
@@ -63,6 +63,13 @@ class Forward:
         out = self.model(input_ids=ids, position_ids=positions, attention_mask=mask,
                          past_key_values=cache, use_cache=True, logits_to_keep=keep)
         return out.logits
+
+    def warm(self) -> None:
+        """One forward over one token, its result thrown away."""
+        cache = full_cache(self.config, 1, 1, self.device, self.dtype)
+        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        self(zero, zero, self.masks([0], 1).rows(0, 1), cache, 1)
+        self.synchronize()
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read afterwards means something."""

@@ -21,6 +21,8 @@ from workbench.runtime.loading import Loaded, load_model
 from workbench.runtime.loop import Loop, Sequence, clock_from_zero
 from workbench.runtime.oom import explained
 from workbench.runtime.sampling import Sampler
+from workbench.runtime.sources import resolve
+from workbench.shape import from_config
 from workbench.techniques.kvcache import capacity
 from workbench.units import format_bytes
 
@@ -81,7 +83,15 @@ def load(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | None = 
     Raises ModelError, SettingsError, OutOfMemory or Cancelled, each with one sentence; after any of
     them nothing stays allocated."""
     set_threads(settings.compute.threads)
-    return Model(load_model(settings, emit, cancelled), settings, emit)
+    if hasattr(settings.decoding, "draft"):  # a draft that cannot serve is told before the long read
+        drafts.check(settings, from_config(resolve(settings.model).config))
+    model = Model(load_model(settings, emit, cancelled), settings, emit)
+    try:
+        model.prepare(settings, emit, cancelled)
+    except BaseException:
+        model.close()
+        raise
+    return model
 
 
 def set_threads(threads: int) -> None:
@@ -100,12 +110,26 @@ class Model:
         self.forward = Forward(loaded.model, loaded.device, loaded.dtype)
         # None: everything is resident, so nothing has to be fetched.
         self.streamer = settings.tiers.start(self) if loaded.parked is not None else None
+        self._warm: set[int] = set()
         self._pieces: dict[int, str] = {}
         self._draft: tuple[str, DraftModel] | None = None
         self._cache: StaticCache | None = None
         self._drafter: Any = None
         self._effective: dict[str, Effective] = {}
         self._report_memory(time.perf_counter)
+
+    def prepare(self, settings: Settings, emit: Emit,
+                cancelled: Callable[[], bool] | None = None) -> None:
+        """Load the draft that ``settings`` name, and run one token through what has not run yet (the
+        first forward of a process sets up kernels): so that no run's clock counts either."""
+        drafts.check(settings, self.shape)
+        wants = hasattr(settings.decoding, "draft")
+        draft = self.draft_for(settings.decoding.draft, settings, emit, cancelled) if wants else None
+        with torch.inference_mode(), explained("the first forward", _ADVICE):
+            for forward in (self.forward, draft.forward if draft else None):
+                if forward is not None and id(forward) not in self._warm and self.streamer is None:
+                    forward.warm()
+                    self._warm.add(id(forward))
 
     # -- generating -------------------------------------------------------------------------
 
@@ -117,6 +141,7 @@ class Model:
         ``clock``: seconds since the run began; by default it starts here. Raises Cancelled (what was
         emitted stays valid), SettingsError, OutOfMemory."""
         with torch.inference_mode(), explained("the run", _ADVICE):
+            self.prepare(settings, emit, cancelled)
             return Generation(self, settings, emit, cancelled, monitor,
                               clock or clock_from_zero()).run(prompts)
 
@@ -156,15 +181,16 @@ class Model:
                               f"and {format_bytes(free)} is free on {self.device}; {_ADVICE}")
         return settings.kv.start(self.loaded.model.config, batch, tokens, self.device, self.dtype)
 
-    def draft_for(self, draft: str, runtime: Runtime) -> DraftModel:
+    def draft_for(self, draft: str, settings: Settings, emit: Emit,
+                  cancelled: Callable[[], bool] | None = None) -> DraftModel:
         """The draft that ``settings.decoding.draft`` names, loaded once and kept for the next run."""
-        path = str(drafts.locate(draft, runtime.settings.model.source))
-        wanted = drafts.settings_for(runtime.settings, drafts.locate(
-            draft, runtime.settings.model.source))
+        path = drafts.locate(draft, settings.model.source)
+        wanted = drafts.settings_for(settings, path)
         key = f"{path}|{wanted.to_json()}"
         if self._draft is None or self._draft[0] != key:
+            drafts.check(settings, self.shape)
             self._draft = None
-            loaded = load_model(wanted, runtime.emit)
+            loaded = load_model(wanted, emit, cancelled)
             why = drafts.mismatch(loaded.shape, self.shape)
             if why:
                 raise SettingsError(f"draft={draft}: {why}")
@@ -266,7 +292,6 @@ class Generation:
     def run(self, prompts: list[str]) -> Output:
         model, settings = self.model, self.settings
         set_threads(settings.compute.threads)
-        drafts.check(settings, model.shape)
         ids = [model.encode(p) for p in prompts]
         tokens = capacity(max(map(len, ids)), settings.limits.max_new_tokens,
                           settings.decoding.rows())

@@ -68,7 +68,7 @@ class ModelDrafter(Drafter):
     """The draft's forward and its own cache, rolled back to what the target kept."""
 
     def __init__(self, choice: DraftModel, runtime: Any) -> None:
-        draft = runtime.model.draft_for(choice.draft, runtime)
+        draft = runtime.model.draft_for(choice.draft, runtime.settings, runtime.emit)
         self._forward = draft.forward
         self._weights_bytes = draft.weights_bytes
         self._sampler, self._guard = runtime.sampler, runtime.guard
