@@ -1,0 +1,91 @@
+"""Bytes per tier and use, from the techniques' own accounting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workbench.forecast.estimate import TierUse
+from workbench.machine import Machine
+from workbench.shape import DTYPE_BYTES, ModelShape
+
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+
+#: Resident bytes of a worker before any model: Python, torch, transformers. Measured on Linux
+#: x86-64 with torch 2.13 (CPU) as 330 to 400 MiB; a CUDA context adds its own on both sides.
+LIBRARIES_BYTES = 380 << 20
+CUDA_CONTEXT_BYTES = 500 << 20
+
+
+def device_of(settings: Settings, machine: Machine) -> str:
+    """What ``auto`` resolves to: the first GPU where there is one."""
+    if settings.compute.device != "auto":
+        return settings.compute.device
+    return "cuda:0" if machine.gpus else "cpu"
+
+
+def compute_dtype(settings: Settings, shape: ModelShape) -> str:
+    return "float32" if settings.weights.name() == "fp32" else "bfloat16"
+
+
+def layer_bytes(settings: Settings, shape: ModelShape) -> int:
+    """One decoder layer: its packed matrices and its two norms."""
+    item = DTYPE_BYTES[compute_dtype(settings, shape)]
+    packed = sum(settings.weights.storage_bytes(r, c) for _, r, c in shape.linears())
+    return packed + 2 * shape.hidden * item
+
+
+def head_bytes(settings: Settings, shape: ModelShape) -> int:
+    """Embedding, output head (packed when the technique packs it) and the last norm."""
+    item = DTYPE_BYTES[compute_dtype(settings, shape)]
+    lookup = shape.embedding_parameters * item
+    norm = shape.hidden * item
+    packs = settings.weights.packs_head()
+    if packs:
+        return lookup + norm + settings.weights.storage_bytes(shape.vocab, shape.hidden)
+    return lookup * (1 if shape.tied else 2) + norm
+
+
+def kv_bytes(settings: Settings, shape: ModelShape, tokens: int) -> int:
+    per_token = settings.kv.token_bytes(shape, compute_dtype(settings, shape))
+    return per_token * tokens * settings.limits.batch
+
+
+def draft_bytes(settings: Settings, draft: ModelShape | None, tokens: int) -> int:
+    """The draft's weights in the compute dtype and its full cache."""
+    if draft is None:
+        return 0
+    item = DTYPE_BYTES[compute_dtype(settings, draft)]
+    return draft.parameters * item + draft.kv_elements * item * tokens
+
+
+def tiers(settings: Settings, shape: ModelShape, machine: Machine, draft: ModelShape | None,
+          tokens: int) -> list[TierUse]:
+    """One entry per tier in use; ``tokens``: prompt and output."""
+    device = device_of(settings, machine)
+    compute = "gpu" if device.startswith("cuda") else "ram"
+    one = layer_bytes(settings, shape)
+    weights = {"gpu": 0, "ram": 0, "disk": 0}
+    weights[compute] += head_bytes(settings, shape)
+    for tier in settings.tiers.placement(shape.layers, machine, device):
+        weights[tier] += one
+    window = getattr(settings.tiers, "window", 0)
+    slots = window * one if settings.tiers.name() == "stream" else 0
+    rows = max(settings.decoding.rows(), min(tokens, 512)) * settings.limits.batch
+    activations = rows * (4 * shape.hidden + 2 * shape.intermediate) * 4 + rows * shape.vocab * 4
+    libraries = LIBRARIES_BYTES + (CUDA_CONTEXT_BYTES if compute == "gpu" else 0)
+    limits = {"gpu": machine.gpus[0].memory_bytes if machine.gpus else 0,
+              "ram": machine.memory_bytes, "disk": 0}
+    uses = []
+    for tier in ("gpu", "ram", "disk"):
+        here = tier == compute
+        use = TierUse(
+            tier, weights_bytes=weights[tier],
+            kv_bytes=kv_bytes(settings, shape, tokens) if here else 0,
+            activations_bytes=activations if here else 0,
+            draft_bytes=draft_bytes(settings, draft, tokens) if here else 0,
+            workspace_bytes=(slots if here else 0) + (libraries if tier == "ram" else 0),
+            limit_bytes=limits[tier])
+        if use.total_bytes:
+            uses.append(use)
+    return uses
