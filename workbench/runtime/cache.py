@@ -35,6 +35,8 @@ class FullLayer(CacheLayerMixin):
 
     is_sliding = False
     is_compileable = False
+    keys: torch.Tensor  # type: ignore[assignment]
+    values: torch.Tensor  # type: ignore[assignment]
 
     def __init__(self, batch: int, capacity: int, width: Width, device: torch.device,
                  dtype: torch.dtype) -> None:
@@ -118,51 +120,52 @@ class StaticCache(Cache):
     """All layers; what the loop talks to. ``workspace_bytes``: scratch outside the stored KV."""
 
     # Asked by transformers in every forward; constants here instead of a walk over the layers.
-    is_sliding = (False,)
-    is_linear = (False,)
-    is_dummy = (False,)
-    is_compileable = False
+    is_sliding = (False,)  # type: ignore[assignment]
+    is_linear = (False,)  # type: ignore[assignment]
+    is_dummy = (False,)  # type: ignore[assignment]
+    is_compileable = False  # type: ignore[assignment]
 
     def __init__(self, layers: Sequence[FullLayer], label: str, scratch: int = 0) -> None:
+        self.parts = list(layers)
         super().__init__(layers=list(layers))
         self.label, self.workspace_bytes = label, scratch
 
     @property
     def length(self) -> int:
         """Tokens held of every sequence."""
-        return self.layers[0].length
+        return self.parts[0].length
 
     @property
     def capacity(self) -> int:
-        return self.layers[0].capacity
+        return self.parts[0].capacity
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, as allocated."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(layer.nbytes for layer in self.parts)
 
     def show_blocks(self, block: int) -> None:
         """From now on attention gets whole blocks of this many columns; 1 is exact."""
-        for layer in self.layers:
+        for layer in self.parts:
             layer.block = block
 
     def rewind(self, length: int) -> None:
         """Forget all tokens from ``length`` on. Also mends a forward that was cut short."""
-        for layer in self.layers:
+        for layer in self.parts:
             layer.length = length
 
     def keep(self, base: int, rows: Sequence[int]) -> None:
         """Of the rows appended after ``base``, keep these, in this order."""
         if list(rows) != list(range(len(rows))):
-            index = torch.tensor(rows, device=self.layers[0].keys.device)
-            for layer in self.layers:
+            index = torch.tensor(rows, device=self.parts[0].keys.device)
+            for layer in self.parts:
                 layer.move(base, index)
         self.rewind(base + len(rows))
 
     def take(self, sequences: Sequence[int]) -> None:
         """Keep only these sequences of the batch, in this order."""
-        index = torch.tensor(sequences, device=self.layers[0].keys.device)
-        for layer in self.layers:
+        index = torch.tensor(sequences, device=self.parts[0].keys.device)
+        for layer in self.parts:
             layer.take(index)
 
 

@@ -48,19 +48,26 @@ def readings(device: torch.device, parts: Parts, other: dict[str, int]) -> list[
     import torch
 
     compute = "gpu" if device.type == "cuda" else "ram"
-    used = {
-        "weights_bytes": parts.weights, "kv_bytes": parts.kv, "draft_bytes": parts.draft,
-        "activations_bytes": parts.activations, "workspace_bytes": parts.workspace}
+    other = {tier: n for tier, n in other.items() if tier != compute}
     found = []
     if compute == "gpu":
-        found.append(Memory(tier="gpu", total_bytes=torch.cuda.memory_allocated(device),
-                            limit_bytes=torch.cuda.get_device_properties(device).total_memory,
-                            source="CUDA allocator", **used))
-    ram = used if compute == "ram" else {"weights_bytes": other.get("ram", 0)}
-    found.append(Memory(tier="ram", total_bytes=resident_bytes(),
-                        limit_bytes=int(psutil.virtual_memory().total),
-                        source="resident set of the engine process", **ram))
+        reading = Memory(tier="gpu", total_bytes=torch.cuda.memory_allocated(device),
+                         limit_bytes=torch.cuda.get_device_properties(device).total_memory,
+                         source="CUDA allocator")
+        found.append(_split(reading, parts))
+    ram = Memory(tier="ram", total_bytes=resident_bytes(), weights_bytes=other.get("ram", 0),
+                 limit_bytes=int(psutil.virtual_memory().total),
+                 source="resident set of the engine process")
+    found.append(_split(ram, parts) if compute == "ram" else ram)
     if other.get("disk"):
         found.append(Memory(tier="disk", total_bytes=other["disk"], weights_bytes=other["disk"],
                             source="weights kept on disk"))
     return found
+
+
+def _split(reading: Memory, parts: Parts) -> Memory:
+    import msgspec
+
+    return msgspec.structs.replace(
+        reading, weights_bytes=parts.weights, kv_bytes=parts.kv, draft_bytes=parts.draft,
+        activations_bytes=parts.activations, workspace_bytes=parts.workspace)

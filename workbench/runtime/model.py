@@ -123,8 +123,8 @@ class Model:
         """Load the draft that ``settings`` name, and run one token through what has not run yet (the
         first forward of a process sets up kernels): so that no run's clock counts either."""
         drafts.check(settings, self.shape)
-        wants = hasattr(settings.decoding, "draft")
-        draft = self.draft_for(settings.decoding.draft, settings, emit, cancelled) if wants else None
+        named = getattr(settings.decoding, "draft", None)
+        draft = self.draft_for(named, settings, emit, cancelled) if named is not None else None
         with torch.inference_mode(), explained("the first forward", _ADVICE):
             for forward in (self.forward, draft.forward if draft else None):
                 if forward is not None and id(forward) not in self._warm and self.streamer is None:

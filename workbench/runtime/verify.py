@@ -56,7 +56,8 @@ def _same(proposal: Proposal, logits: torch.Tensor, position: int, sampler: Samp
     places = [position] + [position + d for d in depths(proposal.parents)]
     chosen = sampler.choose(logits, places).tolist()
     below = children(proposal.parents)
-    rows, tokens, row = [0], [], 0
+    rows, row = [0], 0
+    tokens: list[int] = []
     while True:
         token = chosen[row]
         tokens.append(token)
@@ -72,7 +73,8 @@ def _ratio(proposal: Proposal, logits: torch.Tensor, position: int, sampler: Sam
     """Accept by p/q, else draw from what is left of p."""
     target = sampler.probabilities(logits)
     below = children(proposal.parents)
-    rows, tokens, row = [0], [], 0
+    rows, row = [0], 0
+    tokens: list[int] = []
     while True:
         place = position + len(tokens)
         p = target[row]
