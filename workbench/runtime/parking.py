@@ -60,7 +60,7 @@ class Segment:
     """A parked layer: ``nbytes`` of tensors in ``span`` bytes from ``start`` of the store."""
 
     layer: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece, ...] = field(repr=False)
     nbytes: int
     span: int
     start: int = 0

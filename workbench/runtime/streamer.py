@@ -113,6 +113,7 @@ class Streamer:
             while self.order[ticket % len(self.order)] != layer:
                 ticket += 1  # a forward was cut short, or layers were skipped
             self._position, self._next = ticket, max(self._next, ticket)
+            self._error = None  # a failed fetch is tried once more by whoever needs it
             slot = self.slots[ticket % self.window]
             self._change.notify_all()
         if not self.overlap and slot.ticket != ticket:
@@ -121,9 +122,7 @@ class Streamer:
             while slot.ticket != ticket:
                 self._refuse_stopped()
                 if self._error is not None:
-                    error, self._error = self._error, None
-                    self._change.notify_all()
-                    raise error
+                    raise self._error
                 if self.cancelled is not None and self.cancelled():
                     raise Cancelled("cancelled while a layer was on its way")
                 self._change.wait(_POLL_S)
