@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import panel as pn
-
 from workbench.apps.markup import Markup, join, tag
+from workbench.apps.offline import pn
 from workbench.apps.policy import Policy
 from workbench.errors import WorkbenchError
 from workbench.settings import ControlView

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-import panel as pn
+from workbench.apps.offline import pn
 
 #: Seconds after which a lost acknowledgement is forgiven.
 _PATIENCE_S = 4.0

@@ -9,12 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import panel as pn
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from panel.io.resources import parse_template
-from panel.theme.base import Inherit
-from panel.theme.native import Native
-from panel.viewable import Viewable
+
+from workbench.apps.offline import Inherit, Native, Viewable, parse_template, pn
 
 STATIC = Path(__file__).parent / "static"
 ROUTE = "workbench-assets"

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import panel as pn
 
 from workbench import analysis, charts
 from workbench import events as ev
 from workbench.apps.markup import tag
+from workbench.apps.offline import pn
 
 _log = logging.getLogger(__name__)
 _HEIGHT = 270

@@ -5,9 +5,8 @@ Untrusted from the first character to the last: everything goes through ``markup
 
 from __future__ import annotations
 
-import panel as pn
-
 from workbench.apps.markup import Markup, join, sentence, tag
+from workbench.apps.offline import pn
 from workbench.events import Event, Token
 from workbench.store import Run
 

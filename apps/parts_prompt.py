@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import panel as pn
-
 from workbench import zoo
 from workbench.apps.markup import sentence, tag
+from workbench.apps.offline import pn
 
 Handler = Callable[[], None]
 

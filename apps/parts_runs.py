@@ -7,10 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import panel as pn
-
 from workbench.analysis.metrics import format_metric
 from workbench.apps.markup import Markup, tag
+from workbench.apps.offline import pn
 from workbench.apps.parts_output import STATUS
 from workbench.store import Run
 

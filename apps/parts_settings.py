@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-import panel as pn
-
 from workbench import export
 from workbench.apps.markup import sentence, tag
+from workbench.apps.offline import pn
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import panel as pn
-
 from workbench.apps.markup import Markup, tag
+from workbench.apps.offline import pn
 from workbench.units import format_bytes
 
 if TYPE_CHECKING:

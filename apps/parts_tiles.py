@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import panel as pn
-
 from workbench.analysis.metrics import SPECS, format_metric
 from workbench.apps.markup import Markup, join, tag
+from workbench.apps.offline import pn
 from workbench.events import Metric
 
 #: Shown always, in this order; the others only when there is a value.

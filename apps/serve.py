@@ -23,19 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import panel as pn
 from bokeh.application.handlers import FunctionHandler
 from bokeh.events import ConnectionLost
 from bokeh.models import CustomJS
-from panel.io.application import Application
-from panel.io.server import Server
 from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
 from tornado.web import OutputTransform, StaticFileHandler
 
-from workbench.apps import files, page
+from workbench.apps import files, offline, page
 from workbench.apps.auth import COOKIE, SAFE_HEADERS, Identity, Passwords, WhoAmI
 from workbench.apps.hub import Hub, Lifetimes
+from workbench.apps.offline import Application, Server, pn
 from workbench.apps.policy import Policy
 from workbench.apps.view import PERIOD_MS, View
 from workbench.errors import SettingsError, WorkbenchError
@@ -134,6 +132,8 @@ def _server(host: str, port: int, hub: Hub, identity: Identity, origins: Sequenc
         secret_key=identity.secret.encode(), generate_session_ids=True,
         exclude_cookies=[COOKIE], exclude_headers=["Cookie", "Authorization"],
         extra_patterns=[(rf"/{page.ROUTE}/(.*)", StaticFileHandler, {"path": str(page.STATIC)}),
+                        (rf"/{offline.ROUTE}/[^/]+/dist/(.*)", StaticFileHandler,
+                         {"path": str(offline.DIST)}),
                         *files.routes(hub, identity)],
         websocket_max_message_size=hub.policy.max_upload_bytes * 4 // 3 + (1 << 20),
         unused_session_lifetime_milliseconds=_LINGER_MS, check_unused_sessions_milliseconds=_CHECK_MS,

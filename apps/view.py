@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import panel as pn
-
 from workbench.apps import parts_compare
 from workbench.apps.controls import Controls
 from workbench.apps.files import add_bundle
 from workbench.apps.frames import Frames
 from workbench.apps.markup import sentence
+from workbench.apps.offline import pn
 from workbench.apps.parts_charts import Charts
 from workbench.apps.parts_forecast import ForecastPart
 from workbench.apps.parts_output import Output
@@ -250,7 +249,7 @@ class View:
     def _draw_settings(self) -> None:
         settings = self.session.settings
         self.controls.show(self.session.controls())
-        self.forecast.draw(self.session)
+        self.forecast.draw(self.session, self.shown)
         self.settings.draw(settings, self.prompt.text.value)
 
     def _draw_slow(self, run: Run | None) -> None:
