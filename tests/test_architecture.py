@@ -27,7 +27,7 @@ MAY = {
     "forecast": PURE | {"settings", "techniques"},
     "runtime": PURE | {"kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "zoo"},
-    "telemetry": PURE | {"settings"},
+    "telemetry": PURE | {"settings", "runtime"},
     "engine.client": {"errors", "events", "settings", "units", "machine"},
     "engine.worker": PURE | {"runtime", "quality", "techniques", "telemetry", "settings", "zoo"},
     "engine.remote": {"errors"},

@@ -138,6 +138,7 @@ class Executor:
         try:
             settings = Settings.from_dict(command.settings)
             model = self._load(settings, emit, cancelled)
+            model.prepare(settings, emit, cancelled)  # before the run's clock starts
             output = self._run(model, settings, command.prompts, counted, emit, cancelled)
         except Exception as error:
             status = "cancelled" if isinstance(error, Cancelled) else "failed"
@@ -155,11 +156,16 @@ class Executor:
         """Model work between the monitor's start and stop, all on this thread."""
         began = stamp.begin()
         emit(EngineState(state="running"))
-        monitor = _monitor(settings, model, emit)
+
+        def clock() -> float:
+            return time.perf_counter() - began
+
+        from workbench.telemetry import Monitor
+
+        monitor = Monitor(settings, model, emit, clock)
         monitor.start()
         try:
-            return model.generate(prompts, settings, emit, cancelled, monitor,
-                                  clock=lambda: time.perf_counter() - began)
+            return model.generate(prompts, settings, emit, cancelled, monitor, clock=clock)
         finally:
             monitor.stop()
 
@@ -178,21 +184,6 @@ class Executor:
             return {"quality": msgspec.to_builtins(summary)}
         finally:
             self._emit(EngineState(state="ready"))
-
-
-def _monitor(settings: Settings, model: Any, emit: Emit) -> Any:
-    try:
-        from workbench.telemetry import Monitor
-    except ModuleNotFoundError:
-        return _Unwatched()
-    return Monitor(settings, model, emit)
-
-
-class _Unwatched:
-    def start(self, *_: Any) -> None:
-        return None
-
-    stop = before = after = start
 
 
 class Stamped:

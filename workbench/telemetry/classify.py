@@ -1,0 +1,31 @@
+"""What kind of work an operator or kernel is, from its name."""
+
+from __future__ import annotations
+
+import functools
+
+#: The first class whose fragment is in the name wins; order matters ("scaled_dot" before "dot").
+_FRAGMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("attention", ("attention", "scaled_dot", "sdpa", "flash", "fmha")),
+    ("matmul", ("gemm", "gemv", "matmul", "::mm", "::addmm", "::bmm", "::linear", "int4pack",
+                "int8pack", "_int_mm", "mkldnn", "onednn", "cutlass", "w4a16", "w8a16", "splitk",
+                "::dot", "wgmma", "xmma")),
+    ("norm", ("norm", "rsqrt", "::mean", "::var")),
+    ("activation", ("silu", "gelu", "relu", "sigmoid", "tanh", "swiglu")),
+    ("sampling", ("argmax", "multinomial", "topk", "sort", "softmax", "cumsum", "exponential")),
+    ("embedding", ("embedding", "index_select", "gather")),
+    ("copy", ("copy", "memcpy", "::to", "::cat", "::clone", "contiguous", "memset", "::fill", "::zero",
+              "index_put", "scatter", "::item", "local_scalar")),
+    ("elementwise", ("::add", "::mul", "::sub", "::div", "::neg", "::pow", "::cos", "::sin", "::where",
+                     "elementwise", "::exp", "::rsub", "::masked", "::eq", "::lt", "::gt", "::le")),
+)
+
+
+@functools.lru_cache(maxsize=4096)
+def kernel_class(name: str) -> str:
+    """One of ``matmul attention norm activation elementwise copy sampling embedding other``."""
+    lowered = name.lower()
+    for kind, fragments in _FRAGMENTS:
+        if any(f in lowered for f in fragments):
+            return kind
+    return "other"
