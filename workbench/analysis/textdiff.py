@@ -51,6 +51,8 @@ class TextDiff:
         """One sentence: what a reader wants to know first."""
         if self.same:
             return "The texts are identical."
+        if self.char is None:
+            return f"The texts read the same, but token {self.token} is another one."
         at = f"character {self.char}" if self.token is None else f"token {self.token}"
         return (f"The texts part at {at} (line {self.line}, column {self.column}); "
                 f"{100 * self.similarity:.0f} % of the words agree.")

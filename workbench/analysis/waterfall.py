@@ -8,8 +8,11 @@ covers is capture (as far as the capture says it cost time) and host.
 
 from __future__ import annotations
 
+import bisect
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from workbench import events as ev
@@ -94,29 +97,28 @@ def breakdown(events: Iterable[ev.Event]) -> Breakdown | None:
 
 
 def _own_times(phases: Sequence[ev.Phase], start: float, end: float) -> dict[str, float]:
-    """Seconds per phase inside the window; overlaps count for the one that began later."""
+    """Seconds per phase inside the window; an instant belongs to the phase that began last."""
+    waiting = sorted((max(p.start_s, start), min(p.end_s, end), p.phase) for p in phases)
+    marks = sorted({t for a, b, _ in waiting for t in (a, b)})
     seconds: dict[str, float] = {}
-    stack: list[tuple[str, float]] = []
-    for p in sorted(phases, key=lambda e: (e.start_s, -e.end_s)):
-        a, b = max(p.start_s, start), min(p.end_s, end)
-        while stack and stack[-1][1] <= a:
-            stack.pop()
-        if stack:
-            outer, outer_end = stack[-1]
-            seconds[outer] -= min(outer_end, b) - a
-        seconds[p.phase] = seconds.get(p.phase, 0.0) + (b - a)
-        if not stack or b <= stack[-1][1]:
-            stack.append((p.phase, b))
-        else:
-            stack[-1] = (p.phase, b)
+    open_now: list[tuple[float, float, str]] = []  # (-start, end, phase): the latest start on top
+    taken = 0
+    for a, b in pairwise(marks):
+        while taken < len(waiting) and waiting[taken][0] <= a:
+            began, ends, name = waiting[taken]
+            heapq.heappush(open_now, (-began, ends, name))
+            taken += 1
+        while open_now and open_now[0][1] <= a:
+            heapq.heappop(open_now)
+        if open_now:
+            name = open_now[0][2]
+            seconds[name] = seconds.get(name, 0.0) + (b - a)
     return seconds
 
 
 def _take_waits(events: Sequence[ev.Event], phases: Sequence[ev.Phase], seconds: dict[str, float],
                 start: float, end: float) -> None:
     """Move the time a phase stood still for a transfer into ``weights``."""
-    import bisect
-
     ordered = sorted(phases, key=lambda e: e.start_s)
     starts = [p.start_s for p in ordered]
     for e in events:
