@@ -162,10 +162,11 @@ class Engine:
                 return
             self._outbox.append(Shutdown() if self._child is not None else Leave())
             self._closing.set()
+        heard = self.state != "starting"
         self._nudge()
         self._thread.join(timeout)
         if self._child is not None:
-            self._child.end(timeout)
+            self._child.end(timeout, told=heard)
         self._settle_all(EngineDied("the engine was closed"))
         self.state = "dead"
         with self._lock:
@@ -278,8 +279,7 @@ class Engine:
             return
         if self._child is not None:
             if self._child.ended:
-                self._die(EngineDied(f"the engine process ended unexpectedly ({self._child.how()}); "
-                                     "finished runs are safe and the next run starts a new engine"))
+                self._die(EngineDied(self._child.obituary(self.state != "starting")))
         elif self.state != "starting" and time.monotonic() - self._heard > _SILENCE_S:
             self._die(EngineDied(f"the engine at {self._address} has been silent for "
                                  f"{_SILENCE_S:g} s; check the network and that it still runs"))

@@ -22,7 +22,8 @@ class Desk:
 
     @property
     def busy(self) -> bool:
-        return self._running is not None
+        """Something runs or is about to."""
+        return self._running is not None or bool(self._waiting)
 
     def put(self, message: Message) -> None:
         with self._changed:

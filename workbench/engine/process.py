@@ -77,7 +77,7 @@ class Child:
                     return text
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(5)
-                raise EngineDied(f"the engine could not start: {self.tail()} (log: {self.log})")
+                raise EngineDied(self.obituary(started=False))
         if given_up():
             return ""
         raise EngineDied(f"the engine did not start within {_START_S:g} s: {self.tail()} "
@@ -91,16 +91,23 @@ class Child:
             return "its log cannot be read"
         return " ".join(text.splitlines()[-lines:])[-400:] or "it wrote nothing to its log"
 
-    def how(self) -> str:
-        """How it ended: ``killed by signal 9, ...`` or ``exit code 1``."""
+    def obituary(self, started: bool) -> str:
+        """Why it is gone, in one sentence."""
+        if not started:
+            return f"the engine could not start ({self._how()}): {self.tail()} (log: {self.log})"
+        return (f"the engine process ended unexpectedly ({self._how()}); finished runs are safe and "
+                "the next run starts a new engine")
+
+    def _how(self) -> str:
+        """``killed by signal 9, ...`` or ``exit code 1``."""
         code = self._process.returncode
         if code == -9:
             return "killed by signal 9; the system does that when memory runs out"
         return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
-    def end(self, timeout: float) -> None:
-        """Wait for it; terminate, then kill one that does not go."""
-        for stop in (None, self._process.terminate, self._process.kill):
+    def end(self, timeout: float, told: bool) -> None:
+        """Wait for it if it was told to go; terminate, then kill one that does not."""
+        for stop in (None, self._process.terminate, self._process.kill)[not told:]:
             if stop is not None:
                 stop()
             with contextlib.suppress(subprocess.TimeoutExpired):
