@@ -11,6 +11,7 @@ the static HTML.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.session import Session
     from workbench.widgets.view import View
 
+_log = logging.getLogger(__name__)
 _views: weakref.WeakKeyDictionary[Session, View] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -76,7 +78,14 @@ def display(session: Session) -> None:
     """What evaluating a session does. Without widgets the static form follows the run instead."""
     from IPython.display import publish_display_data
 
-    data = bundle(session)
+    try:
+        data = bundle(session)
+    except Exception as error:  # a display must never break the notebook
+        _log.exception("the view could not be made")
+        data = {"text/plain": f"{session!r}\nThe view could not be made ({error!r}); the session "
+                              "works: bench.run(...), bench.runs"}
+        publish_display_data(data)  # type: ignore[no-untyped-call]
+        return
     if "application/vnd.jupyter.widget-view+json" in data:
         publish_display_data(data)  # type: ignore[no-untyped-call]
         return

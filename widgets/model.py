@@ -40,6 +40,8 @@ def plotly_script() -> bytes:
 class BenchWidget(anywidget.AnyWidget):
     """State of the view, read by ``static/*.js``. See :mod:`workbench.widgets.state`."""
 
+    _esm = script()
+    _css = style()
     about = traitlets.Dict().tag(sync=True)
     controls = traitlets.List().tag(sync=True)
     forecast = traitlets.Dict().tag(sync=True)
@@ -60,6 +62,3 @@ class BenchWidget(anywidget.AnyWidget):
     difference = traitlets.Dict().tag(sync=True)
     history = traitlets.List().tag(sync=True)
     formats = traitlets.List().tag(sync=True)
-
-    def __init__(self, **state: Any) -> None:
-        super().__init__(_esm=script(), _css=style(), **state)

@@ -71,12 +71,13 @@ def _settings(session: Session) -> str:
 
 
 def _forecast(found: dict[str, Any]) -> str:
-    if found.get("error"):
-        return _card("Forecast", f"<p>{_e(found['error'])}</p>")
+    said = f"<p class='wb-bad'>{_e(found['error'])}</p>" if found["error"] else ""
     rows = [[_e(r["label"]), f"{_e(r['text'])}<br><small>{_e(r['range'] or r['reason'])}</small>"]
             for r in found["rows"]]
     rows += [[_e(t["label"]), _e(t["text"])] for t in found["tiers"]]
-    return _card("Forecast", _table([], rows, "wb-numbers"))
+    basis = "; ".join([found["basis"], *found["notes"]]) if found["basis"] else ""
+    return _card("Forecast", said + _table([], rows, "wb-numbers")
+                 + f'<div class="wb-help">{_e(basis)}</div>')
 
 
 def _status(session: Session, run: Run | None, live: Live) -> str:

@@ -163,6 +163,7 @@ class View:
         if key == self._slow:
             return
         self._slow = key
+        self._draw_settings(session)
         w = self.widget
         runs = state.compared(session, self._chosen)
         w.comparison = state.comparison(runs, pinned)
@@ -182,7 +183,7 @@ class View:
 
     def _draw_settings(self, session: Session) -> None:
         self.widget.controls = state.controls(session.controls())
-        self.widget.forecast = forecast_state(session)
+        self.widget.forecast = forecast_state(session, run=self.shown)
 
     def _say(self, sentence: str, level: str = "error", path: str = "") -> None:
         """A sentence for the user; with a path it belongs to that control."""
