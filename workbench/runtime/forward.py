@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from workbench.errors import ModelError
 from workbench.runtime import attention
 from workbench.runtime.cache import StaticCache, full_cache
 from workbench.runtime.masks import Masks
+
+if TYPE_CHECKING:
+    from workbench.runtime.lean import LeanForward
 
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
 
@@ -80,7 +83,7 @@ class Forward:
 class MaskSet:
     """The masks of one generation, in the form this architecture takes."""
 
-    def __init__(self, forward: Forward, pads: Sequence[int], capacity: int) -> None:
+    def __init__(self, forward: Forward | LeanForward, pads: Sequence[int], capacity: int) -> None:
         window = forward.window if forward.window < capacity else 0
         ours = forward.implementation == attention.NAME
         self.block = attention.COLUMN_BLOCK if ours and forward.device.type == "cpu" else 1

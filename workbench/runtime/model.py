@@ -17,6 +17,7 @@ from workbench.runtime.attention import kernel_name
 from workbench.runtime.detokenize import Stream
 from workbench.runtime.forward import Forward
 from workbench.runtime.guard import Guard, layers_of
+from workbench.runtime.lean import LeanForward, lighten
 from workbench.runtime.loading import Loaded, load_model
 from workbench.runtime.loop import Loop, Sequence, clock_from_zero
 from workbench.runtime.oom import explained
@@ -55,7 +56,7 @@ class Output:
 class DraftModel:
     """A loaded draft: its forward and its bytes."""
 
-    forward: Forward
+    forward: Forward | LeanForward
     weights_bytes: int
     name: str
 
@@ -194,9 +195,7 @@ class Model:
             why = drafts.mismatch(loaded.shape, self.shape)
             if why:
                 raise SettingsError(f"draft={draft}: {why}")
-            name = f"{loaded.shape.parameters / 1e6:.3g} M parameters from {path}"
-            self._draft = (key, DraftModel(Forward(loaded.model, loaded.device, loaded.dtype),
-                                           loaded.weights_bytes, name))
+            self._draft = (key, _draft_from(loaded, str(path)))
         return self._draft[1]
 
     # -- looking ----------------------------------------------------------------------------
@@ -251,6 +250,15 @@ class Model:
             module._buffers.clear()
         del model
         give_back(self.device)
+
+
+def _draft_from(loaded: Loaded, path: str) -> DraftModel:
+    """Keeps the lean form where there is one; transformers' own module goes then."""
+    forward = lighten(Forward(loaded.model, loaded.device, loaded.dtype))
+    lean = isinstance(forward, LeanForward)
+    held = forward.nbytes if isinstance(forward, LeanForward) else loaded.weights_bytes
+    name = f"{loaded.shape.parameters / 1e6:.3g} M parameters from {path}"
+    return DraftModel(forward, held, name + (", own forward of few operations" if lean else ""))
 
 
 def free_bytes(device: torch.device) -> int:
