@@ -50,7 +50,8 @@ def kernels() -> list[ev.Event]:
     """One window with two phases and three kernels."""
     window = ev.KernelWindow(t_s=0.12, window=0, start_s=0.1, end_s=0.12, preset="light",
                              overhead_s=0.0005, steps=2)
-    rows = [("decode", "mm", "matmul", 4, 0.008, 0.004), ("decode", "soft<b>max", "attention", 4, 0.001, None),
+    rows = [("decode", "mm", "matmul", 4, 0.008, 0.004),
+            ("decode", "soft<b>max", "attention", 4, 0.001, None),
             ("prefill", "mm", "matmul", 2, 0.05, 0.04)]
     return [window, *(ev.Kernel(
         t_s=0.12, window=0, phase=p, layer=0, name=n, kind="op", cls=c, device="cpu", calls=k,

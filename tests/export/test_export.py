@@ -18,8 +18,8 @@ from workbench.techniques.base import family
 
 CHOICES = [{f: name} for f, (folder, _) in FAMILIES.items() for name in family(folder)]
 MIXED = {"weights": "int4", "weights.group": 32, "kv": "int8", "decoding": "draft_model",
-         "decoding.gamma": 6, "decoding.draft": "org/draft", "sampling.temperature": 0.7, "sampling.top_k": 40, "limits.batch": 1,
-         "compute.threads": 2, "seed": 11, "model.source": "org/name with 'quotes'"}
+         "decoding.gamma": 6, "decoding.draft": "org/draft", "sampling.temperature": 0.7,
+         "sampling.top_k": 40, "compute.threads": 2, "seed": 11, "model.source": "org/name with 'quotes'"}
 
 
 def words(script: str) -> list[str]:

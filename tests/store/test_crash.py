@@ -74,7 +74,8 @@ def test_a_dead_writers_events_are_recovered(tmp_path):
     code = ("import os, sys\nfrom workbench import events as ev\nfrom workbench.settings import Settings\n"
             "from workbench.store import Store\n"
             "w = Store(sys.argv[1]).record(Settings(), 'the prompt', 'l', environment={})\n"
-            "w.run.begin()\nw.add([ev.Token(t_s=0.1 * i, index=i, id=i, text='t', step=i) for i in range(5)])\n"
+            "w.run.begin()\n"
+            "w.add([ev.Token(t_s=0.1 * i, index=i, id=i, text='t', step=i) for i in range(5)])\n"
             "os.kill(os.getpid(), 9)")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert len(list(tmp_path.glob("*.partial"))) == 1
@@ -143,7 +144,7 @@ def test_a_disk_that_fills_during_the_run(tmp_path, monkeypatch):
     assert "full; free some space" in notes[0]
     assert writer.run.text == "ttt"
     monkeypatch.setattr(files.os, "fsync", _full)
-    with pytest.raises(StoreError, match="disk that holds .* is full"):
+    with pytest.raises(StoreError, match=r"disk that holds .* is full"):
         writer.finish()
     assert (writer.run.status, writer.run.path, writer.run.text) == ("failed", None, "ttt")
     assert "full" in writer.run.error
