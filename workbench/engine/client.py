@@ -199,9 +199,14 @@ class Engine:
                 self._serve()
         except WorkbenchError as error:
             self._die(error)
+        except zmq.ContextTerminated:
+            pass  # closed while this thread was slow
         except zmq.ZMQError as error:
             self._die(WireError(f"{self._address} is not an address that can be used "
                                 f"({error.strerror}); write it like tcp://host:5555"))
+        except Exception as error:  # a bug of ours must not leave tickets waiting for ever
+            self._die(EngineDied(f"the connection to the engine failed inside the workbench: "
+                                 f"{error!r}"))
 
     def _serve(self) -> None:
         import zmq

@@ -6,7 +6,6 @@ device, threads) is compared, everything else is given with each run.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ Stop = Callable[[], bool]
 _WARM = ("torch", "transformers", "transformers.models.llama.modeling_llama",
          "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
          "transformers.tokenization_utils_tokenizers", "workbench.runtime.model",
-         "workbench.telemetry", "workbench.quality")
+         "workbench.telemetry.monitor", "workbench.quality")
 
 
 class Executor:
@@ -41,8 +40,7 @@ class Executor:
         self._model: Any = None
         self._made_of: tuple[Any, ...] = ()
         for name in _WARM:
-            with contextlib.suppress(ModuleNotFoundError):  # said in one sentence when it is needed
-                importlib.import_module(name)
+            importlib.import_module(name)
         import torch
 
         self._threads = torch.get_num_threads()
@@ -154,13 +152,13 @@ class Executor:
     def _run(self, model: Any, settings: Settings, prompts: list[str], emit: Emit, stamp: Stamped,
              cancelled: Stop) -> Any:
         """Model work between the monitor's start and stop, all on this thread."""
+        from workbench.telemetry import Monitor
+
         began = stamp.begin()
         emit(EngineState(state="running"))
 
         def clock() -> float:
             return time.perf_counter() - began
-
-        from workbench.telemetry import Monitor
 
         monitor = Monitor(settings, model, emit, clock)
         monitor.start()

@@ -46,8 +46,8 @@ def load_pair(path: str | Path) -> KeyPair:
     """A ``*.secret.json`` file. Raises WireError with one sentence."""
     try:
         data = json.loads(Path(path).read_text())
-        return KeyPair(data["public"], data["secret"])
-    except (OSError, ValueError, KeyError):
+        return KeyPair(_key(data["public"]), _key(data["secret"]))
+    except (OSError, ValueError, KeyError, TypeError):
         raise WireError(f"{path} is not a secret key file; make keys with "
                         "`workbench engine --make-keys --keys FOLDER`") from None
 
@@ -55,7 +55,13 @@ def load_pair(path: str | Path) -> KeyPair:
 def load_public(path: str | Path) -> str:
     """The public key of either kind of key file. Raises WireError with one sentence."""
     try:
-        return str(json.loads(Path(path).read_text())["public"])
-    except (OSError, ValueError, KeyError):
+        return _key(json.loads(Path(path).read_text())["public"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise WireError(f"{path} is not a key file; it is made by "
                         "`workbench engine --make-keys --keys FOLDER`") from None
+
+
+def _key(text: object) -> str:
+    if not isinstance(text, str) or len(text) != 40:
+        raise ValueError("a key is 40 characters of Z85")
+    return text
