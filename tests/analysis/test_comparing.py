@@ -129,3 +129,17 @@ def test_importing_analysis_is_cheap():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
     assert all(hasattr(analysis, name) for name in analysis.__all__)
+
+
+def test_a_difference_within_the_spread_is_no_difference():
+    def fake(name, value, se, metric="tok_per_s"):
+        return Fake(name, name, {metric: ev.Metric(name=metric, value=value, se=se)})
+
+    def verdicts(a, b):
+        frame = compare([a, b])
+        return {r["metric"]: r["verdict"] for r in frame.rows(named=True) if r["run"] == b.id}
+
+    assert verdicts(fake("a", 36.0, 15.0), fake("b", 45.0, 12.0))["tok_per_s"] == "same"
+    assert verdicts(fake("a", 36.0, 1.0), fake("b", 45.0, 1.0))["tok_per_s"] == "better"
+    assert verdicts(fake("a", 30.0, 4.0, "perplexity"),
+                    fake("b", 33.0, 4.0, "perplexity"))["perplexity"] == "worse"

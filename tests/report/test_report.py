@@ -120,3 +120,16 @@ def test_settings_that_this_version_cannot_read(pair):
     run.record.requested["decoding"] = {"name": "oracle"}
     page = body(html([pair[0], run]))
     assert "oracle" in page
+
+
+def test_doubt_is_spoken(synthetic):
+    noisy = [make(synthetic.plain(20, step_s=s), f"{name}: {i}", f"prompt {i}", **changes)
+             for name, changes, speeds in (("base", {}, (0.01, 0.03)),
+                                           ("other", {"weights": "int8"}, (0.012, 0.033)))
+             for i, s in enumerate(speeds)]
+    assert "repeat on a quiet machine" in body(html(noisy))
+    steady = [make(synthetic.plain(20, step_s=s), f"{name}: {i}", f"prompt {i}", **changes)
+              for name, changes, speeds in (("base", {}, (0.010, 0.011)),
+                                            ("other", {"weights": "int8"}, (0.030, 0.031)))
+              for i, s in enumerate(speeds)]
+    assert "repeat on a quiet machine" not in body(html(steady))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench import events as ev
-from workbench.analysis.metrics import SPECS, format_metric
+from workbench.analysis.metrics import QUALITY, SPECS, format_metric
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +31,8 @@ def compare(runs: Sequence[HasMetrics], baseline: HasMetrics | None = None) -> p
     """One row per metric and run, in the order of ``SPECS`` and ``runs``.
 
     Columns: metric label unit better run run_label value se quality reason baseline ratio verdict
-    text. ``ratio`` = value / baseline; ``verdict``: ``baseline better worse same`` or empty."""
+    text. ``ratio`` = value / baseline; ``verdict``: ``baseline better worse same`` (within 2 %, or
+    within the spread of repeats) or empty."""
     import polars as pl
 
     baseline = baseline if baseline is not None or not runs else runs[0]
@@ -54,9 +56,18 @@ def _row(name: str, run: HasMetrics, baseline: HasMetrics | None) -> tuple[Any, 
     against = None if base is None or base.value is None else float(base.value)
     ratio = value / against if value is not None and against else None
     is_base = baseline is not None and run.id == baseline.id
+    judged = "same" if _scattered(m, base) else verdict(name, ratio)
     return (name, spec.label, spec.unit, spec.better, run.id, run.label, value,
             m.se if m else None, m.quality if m else "", m.reason if m else "not recorded", against,
-            ratio, "baseline" if is_base else verdict(name, ratio), format_metric(m))
+            ratio, "baseline" if is_base else judged, format_metric(m))
+
+
+def _scattered(a: ev.Metric | None, b: ev.Metric | None) -> bool:
+    """Whether two means differ by less than their spread. Quality is measured on the same text for
+    all, so its standard errors, which are of the text, do not count here."""
+    if a is None or b is None or not a.se or not b.se or a.name in QUALITY:
+        return False
+    return abs(float(a.value or 0) - float(b.value or 0)) < math.hypot(a.se, b.se)
 
 
 def verdict(name: str, ratio: float | None) -> str:

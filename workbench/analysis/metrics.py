@@ -53,7 +53,7 @@ SPECS: dict[str, Spec] = {
     "capture_overhead": Spec("capture cost", "fraction", "lower",
                              "share of the run that kernel capture took"),
 }
-_QUALITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
+QUALITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 
 
 def summarize(events: Iterable[ev.Event]) -> dict[str, ev.Metric]:
@@ -191,7 +191,7 @@ def _energy(events: list[ev.Event]) -> list[ev.Metric]:
 def _quality(events: list[ev.Event]) -> list[ev.Metric]:
     last = {e.metric: e for e in events if isinstance(e, ev.Quality)}
     found = []
-    for name in _QUALITY:
+    for name in QUALITY:
         e = last.get(name)
         if e is None:
             why = "not part of this evaluation" if last else "quality was not measured (quality=quick)"

@@ -88,7 +88,7 @@ def _sum(column: str) -> Any:
 
 def _below() -> dict[str, Any]:
     """A legend under the plot, for charts with many classes."""
-    return {"orientation": "h", "y": -0.28, "x": 0, "yanchor": "top"}
+    return {"orientation": "h", "y": -0.28, "x": 0, "yanchor": "top", "traceorder": "normal"}
 
 
 def memory_by_tier(memory: pl.DataFrame, title: str = "Memory per tier") -> Figure:

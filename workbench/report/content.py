@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,10 +65,24 @@ def _title(groups: list[Group]) -> str:
 def _verdict(fall: Any, base: Group, other: Group) -> dict[str, Any]:
     rows = [] if fall is None else [
         {"part": analysis.PARTS[p], "base": fall.base.parts.get(p, 0.0),
-         "other": fall.other.parts.get(p, 0.0), "delta": d} for p, d in fall.deltas.items()]
+         "other": fall.other.parts.get(p, 0.0), "delta": d}
+        for p, d in fall.deltas.items() if fall.base.parts.get(p) or fall.other.parts.get(p)]
     return {"label": other.label, "sentence": analysis.why(fall, base.label, other.label),
-            "advice": analysis.advice(fall), "rows": rows, "figure": f"why-{other.id}",
+            "doubt": _doubt(base, other), "advice": analysis.advice(fall), "rows": rows,
+            "figure": f"why-{other.id}",
             "fall": fall}
+
+
+def _doubt(base: Group, other: Group) -> str:
+    """A warning when the runs scatter by more than they differ."""
+    a, b = base.metrics["tpot_s"], other.metrics["tpot_s"]
+    if len(base.runs) < 2 or len(other.runs) < 2 or not a.value or not b.value:
+        return ""
+    scatter = math.hypot(a.se or 0.0, b.se or 0.0)
+    if abs(a.value - b.value) >= scatter:
+        return ""
+    return (f"The runs of one configuration scatter by ± {1e3 * scatter:.3g} ms, which is more than "
+            "this difference: repeat on a quiet machine before believing it.")
 
 
 def figures(groups: list[Group], base: Group, falls: dict[str, Any]) -> dict[str, Any]:
