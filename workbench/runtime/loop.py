@@ -119,8 +119,8 @@ class Loop:
                                           self.masks.rows(base, end - base), self.cache, 1)
                     chosen = self._choose(logits[:, -1]) if end == self.width else None
                     self.forward.synchronize()
-                self._phase("prefill", started, (end - base) * len(self.active),
-                            len(self.active) if chosen else 0)
+                self._last_s = self._phase("prefill", started, (end - base) * len(self.active),
+                                           len(self.active) if chosen else 0)
         self.forwards += 1
         for sequence, token in zip(list(self.active), chosen or [], strict=True):
             self._append(sequence, [token])
