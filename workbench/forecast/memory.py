@@ -36,10 +36,11 @@ def layer_bytes(settings: Settings, shape: ModelShape) -> int:
 
 
 def head_bytes(settings: Settings, shape: ModelShape) -> int:
-    """Embedding, output head (packed when the technique packs it) and the last norm."""
+    """Embedding, output head (packed when the technique packs it) the last norm, rotary frequencies."""
     item = DTYPE_BYTES[compute_dtype(settings, shape)]
     lookup = shape.embedding_parameters * item
-    norm = shape.hidden * item
+    # The last norm, and the rotary frequencies, which transformers keeps twice in float32.
+    norm = shape.hidden * item + shape.head_dim * 4
     packs = settings.weights.packs_head()
     if packs:
         return lookup + norm + settings.weights.storage_bytes(shape.vocab, shape.hidden)
