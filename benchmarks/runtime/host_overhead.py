@@ -14,6 +14,7 @@ not arithmetic. Three numbers, medians over interleaved repeats:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -39,7 +40,7 @@ def outside(model: Any, settings: Settings) -> tuple[float, float]:
     model.generate(["def add(a, b):"], settings, events.append, lambda: False)
     forwards = [e.end_s - e.start_s for e in events if isinstance(e, Phase) and e.phase == "decode"]
     times = [e.t_s for e in events if isinstance(e, Token)]
-    gaps = [b - a for a, b in zip(times[1:], times[2:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times[1:])]
     inside = statistics.median(forwards)
     return statistics.median(gaps) - inside, inside
 
