@@ -68,9 +68,15 @@ class ModelShape:
         return "mla" if self.latent_kv else "moe" if self.experts else "dense"
 
 
+#: What GPT-2-style configs call things.
+_OLD_NAMES = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
+              "n_positions": "max_position_embeddings", "n_inner": "intermediate_size"}
+
+
 def from_config(config: dict[str, Any]) -> ModelShape:
     """From the parsed ``config.json`` of a decoder-only transformers model."""
     config = {**config, **config.get("text_config", {})}
+    config = {**{new: config[old] for old, new in _OLD_NAMES.items() if config.get(old)}, **config}
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         latent = config["kv_lora_rank"] + config["qk_rope_head_dim"] if "kv_lora_rank" in config else 0

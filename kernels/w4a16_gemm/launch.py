@@ -11,11 +11,31 @@ from . import cpu, nibbles, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
 CUDA_FUSED_ROWS = 128
+#: Weights quantized at a time: their temporaries take about 20 MiB.
+QUANTIZE_ELEMENTS = 1 << 20
 
 
 def has_triton() -> bool:
     """Whether Triton is installed (it is optional)."""
     return importlib.util.find_spec("triton") is not None
+
+
+def quantize_and_pack(weight: torch.Tensor, group: int, symmetric: bool
+                      ) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, K] any float -> (packed uint8 [Np, Kp / 2], pairs bfloat16 [Kp / group, Np, 2]).
+
+    Some rows at a time, because the float32 temporaries are several times the matrix; blocks of 64
+    rows are whole tiles in every layout."""
+    n, k = weight.shape
+    rows, columns = reference.padded(n, k, group)
+    packed = torch.empty(rows, columns // 2, dtype=torch.uint8, device=weight.device)
+    pairs = torch.empty(columns // group, rows, 2, dtype=torch.bfloat16, device=weight.device)
+    step = max(1, QUANTIZE_ELEMENTS // (64 * columns)) * 64
+    for start in range(0, n, step):
+        q, found = reference.quantize(weight[start:start + step], group, symmetric)
+        packed[start:start + q.shape[0]] = pack(q, group)
+        pairs[:, start:start + q.shape[0]] = found
+    return packed, pairs
 
 
 def pack(q: torch.Tensor, group: int) -> torch.Tensor:

@@ -29,10 +29,10 @@ def quantize(weight: torch.Tensor, group: int, symmetric: bool) -> tuple[torch.T
     columns hold zeros; a group that is partly padding is fitted to its real columns only."""
     n, k = weight.shape
     np_, kp = padded(n, k, group)
+    real = F.pad(torch.ones(1, k, device=weight.device), (0, kp - k)).view(1, -1, group) > 0
     w = F.pad(weight.float(), (0, kp - k, 0, np_ - n)).view(np_, kp // group, group)
-    real = F.pad(torch.ones(1, k, device=w.device), (0, kp - k)).view(1, kp // group, group) > 0
     scale, offset = _grid(w, real, symmetric)
-    q = torch.round((w - offset) / scale + MIDDLE).clamp_(0, LEVELS - 1).to(torch.uint8)
+    q = w.sub_(offset).div_(scale).add_(MIDDLE).round_().clamp_(0, LEVELS - 1).to(torch.uint8)
     pairs = torch.cat((scale, offset), -1).permute(1, 0, 2).contiguous()
     return q.view(np_, kp), pairs.to(torch.bfloat16)
 

@@ -7,15 +7,30 @@ import importlib.util
 import torch
 from torch.nn import functional as F
 
-from . import cpu
+from . import cpu, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
 CUDA_FUSED_ROWS = 256
+#: Weights quantized at a time: their float32 temporaries take about 12 MiB.
+QUANTIZE_ELEMENTS = 1 << 20
 
 
 def has_triton() -> bool:
     """Whether Triton is installed (it is optional)."""
     return importlib.util.find_spec("triton") is not None
+
+
+def quantize_and_pack(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, K] any float -> (int8 [N, Kp], scales bfloat16 [N]), some rows at a time."""
+    n, k = weight.shape
+    tile = cpu.COLUMN_TILE
+    packed = torch.empty(n, -(-k // tile) * tile, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(n, dtype=torch.bfloat16, device=weight.device)
+    step = max(1, QUANTIZE_ELEMENTS // k)
+    for start in range(0, n, step):
+        q, scale[start:start + step] = reference.quantize(weight[start:start + step])
+        packed[start:start + step] = pack(q)
+    return packed, scale
 
 
 def pack(q: torch.Tensor) -> torch.Tensor:

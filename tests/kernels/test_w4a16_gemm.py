@@ -85,3 +85,15 @@ def test_costs() -> None:
     assert cost.bits_per_weight(64) == 4.5
     assert cost.flops(2, 3, 5) == 60
     assert cost.traffic_bytes(1, 16, 32, 32) == cost.weight_bytes(16, 32, 32) + 2 * 48
+
+
+@pytest.mark.parametrize(("n", "k", "group"), [(63, 60, 32), (64, 64, 64), (200, 96, 32)])
+def test_quantizing_some_rows_at_a_time_changes_nothing(monkeypatch, n, k, group) -> None:
+    monkeypatch.setattr(launch, "QUANTIZE_ELEMENTS", 64 * k)
+    w = torch.randn(n, k, generator=torch.Generator().manual_seed(0))
+    kept = w.clone()
+    packed, pairs = launch.quantize_and_pack(w, group, False)
+    q, expected = reference.quantize(w, group, False)
+    assert torch.equal(w, kept)
+    assert torch.equal(pairs, expected)
+    assert torch.equal(packed, launch.pack(q, group))

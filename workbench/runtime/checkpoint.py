@@ -139,8 +139,8 @@ class Checkpoint:
         entry = self.entries[name]
         out = torch.empty(entry.shape, dtype=entry.dtype)
         if entry.nbytes:
-            flat = out.view(-1).view(torch.uint8).numpy()
-            pread_into(self._fd(entry.path), memoryview(flat), entry.offset, entry.path)
+            flat = out.view(-1).view(torch.uint8).numpy().data
+            pread_into(self._fd(entry.path), flat, entry.offset, entry.path)
         return out
 
     def _fd(self, path: Path) -> int:

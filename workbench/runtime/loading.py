@@ -8,6 +8,7 @@ peak is the packed size plus one matrix (plus what is in flight), never the full
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def skeleton(source: Source, dtype: torch.dtype, trust: bool) -> Any:
                                             local_files_only=True)
         with _parameters_on_meta():
             return AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust)
+                config, dtype=dtype, trust_remote_code=trust)
     except WorkbenchError:
         raise
     except Exception as error:
@@ -181,6 +182,10 @@ class Filler:
         self._total = sum(p.numel() * p.element_size() for p in model.parameters())
         self._done = 0
 
+    @property
+    def converted(self) -> bool:
+        return self._tensors.converted
+
     def fill(self, parked: Any) -> None:
         try:
             layers = {id(m): i for i, m in enumerate(layers_of(self.model))}
@@ -190,6 +195,8 @@ class Filler:
                 self._fill_unit(name, module, inside=index >= 0)
                 if parked is not None and index >= 0:
                     parked.put(index, module)
+                if index >= 0:
+                    _return_freed(self.device)
                 self._tell(name)
         finally:
             self._tensors.close()
@@ -230,9 +237,11 @@ class Filler:
             module._parameters[key] = self._shared[id(param)]
 
     def _pack(self, name: str, module: nn.Module) -> None:
-        weight = self._take(name, module, "weight", module.weight)
-        bias = module._parameters.get("bias")
-        bias = None if bias is None else self._take(name, module, "bias", bias)
+        own = module._parameters
+        assert own["weight"] is not None
+        weight = self._take(name, module, "weight", own["weight"])
+        held = own.get("bias")
+        bias = None if held is None else self._take(name, module, "bias", held)
         if not isinstance(module, nn.Linear):  # GPT-2's Conv1D keeps [in, out]
             weight = weight.t().contiguous()
         self._place(name, self.technique.pack(weight, bias))
@@ -274,6 +283,14 @@ class Filler:
         self.emit(Progress(what="load", done=self._done, total=self._total, detail=name))
 
 
+def _return_freed(device: torch.device) -> None:
+    """Give freed heap back to the OS: glibc keeps it, and the next layer's pieces would not fit the
+    holes between packed matrices."""
+    if device.type == "cpu":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def is_matrix(module: nn.Module) -> bool:
     """What a weights technique packs: linear layers, and GPT-2's transposed ones."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
@@ -281,6 +298,8 @@ def is_matrix(module: nn.Module) -> bool:
 
 class _Random:
     """The architecture's own initialization, seeded per tensor, so that any layer can be redrawn."""
+
+    converted = False
 
     def __init__(self, model: Any, seed: int) -> None:
         self._model, self._seed = model, seed
@@ -315,13 +334,17 @@ class _Stored:
     """Tensors of a checkpoint by the module's names; checked to be complete before the first read."""
 
     def __init__(self, model: Any, source: Source, allow_pickle: bool) -> None:
-        self._source = source
+        self._source, self.converted = source, False
         self._pickled: dict[str, torch.Tensor] = {}
         self._files = Checkpoint([])
         self._open(allow_pickle)
         names = set(self._files.entries) | set(self._pickled)
         self._prefix = _prefix(model, names)
-        self._complete(model, names)
+        missing = self._missing(model, names)
+        if missing and len(missing) < len(list(model.parameters())):
+            self._convert(model)  # transformers knows how to rename and join tensors
+        elif missing:
+            self._refuse(model, missing)
 
     def _open(self, allow_pickle: bool) -> None:
         folder = self._source.folder
@@ -336,23 +359,41 @@ class _Stored:
                 raise ModelError(f"{path} cannot be read as plain tensors ({type(error).__name__}); "
                                  "convert it to safetensors") from None
 
-    def _complete(self, model: Any, names: set[str]) -> None:
-        first: dict[int, str] = {}
+    def _missing(self, model: Any, names: set[str]) -> list[str]:
+        """Parameters without a tensor. Tied ones are stored under any one of their names."""
+        self._stored_name: dict[int, str] = {}
         for name, param in model.named_parameters(remove_duplicate=False):
             if self._prefix(name) in names:
-                first[id(param)] = name
-            first.setdefault(id(param), "")
-        wanted = {id(p): n for n, p in model.named_parameters()}
-        missing = [wanted[i] for i, found in first.items() if not found]
-        if missing:
-            raise ModelError(f"the checkpoint in {self._source.folder} has no tensor {missing[0]!r} "
-                             f"({len(missing)} of {len(wanted)} are missing), so it is damaged or "
-                             "belongs to another config")
-        self._stored_name = {id(p): first[id(p)] for _, p in model.named_parameters()}
+                self._stored_name.setdefault(id(param), name)
+        return [n for n, p in model.named_parameters() if id(p) not in self._stored_name]
+
+    def _refuse(self, model: Any, missing: list[str]) -> None:
+        raise ModelError(f"the checkpoint in {self._source.folder} has no tensor {missing[0]!r} "
+                         f"({len(missing)} of {len(list(model.parameters()))} are missing), so it is "
+                         "damaged or belongs to another config")
+
+    def _convert(self, model: Any) -> None:
+        """Let transformers read a checkpoint whose tensors it names or stacks differently (experts).
+
+        The whole checkpoint is then in memory while loading; ``converted`` says so."""
+        try:
+            whole, info = type(model).from_pretrained(
+                self._source.folder, dtype=next(model.parameters()).dtype, local_files_only=True,
+                output_loading_info=True, use_safetensors=not self._pickled)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise ModelError(f"transformers cannot read the checkpoint in {self._source.folder} "
+                             f"({reason}); copy or download it again") from None
+        if info["missing_keys"]:
+            self._refuse(model, sorted(info["missing_keys"]))
+        self._pickled = {n: p.detach() for n, p in whole.state_dict().items()}
+        self._prefix, self.converted = (lambda name: name), True
+        self._missing(model, set(self._pickled))
 
     def get(self, name: str, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
         stored = self._prefix(self._stored_name.get(id(param)) or f"{name}.{key}")
-        value = self._pickled[stored].clone() if stored in self._pickled else self._files.read(stored)
+        value = (self._pickled[stored].clone() if stored in self._pickled
+                 else self._files.read(stored))
         if value.shape != param.shape:
             raise ModelError(f"tensor {stored!r} of {self._source.folder} is {list(value.shape)} and "
                              f"the config asks for {list(param.shape)}; they do not belong together")
@@ -422,6 +463,8 @@ def _weights_effective(settings: Settings, loaded: Loaded, filler: Filler) -> Ef
     text = "; ".join(f"{n} matrices: {k}" for k, n in kernels.items())
     plain = settings.weights.name() in ("bf16", "fp32")
     left = [] if plain else filler.left
+    if filler.converted:
+        text += "; the checkpoint was converted by transformers, whole in memory, while loading"
     return Effective(
         path="weights", requested=str(settings.weights), effective=text or "nothing packed",
         honoured=not left, reason="" if not left else

@@ -52,13 +52,16 @@ class Dense(Packed):
 class Int8(Packed):
     """int8 [N, Kp] with one bfloat16 scale per output row."""
 
+    q: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        from workbench.kernels.w8a16_gemm import launch, reference
+        from workbench.kernels.w8a16_gemm import launch
 
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        q, scale = reference.quantize(weight)
-        self.register_buffer("q", launch.pack(q))
+        q, scale = launch.quantize_and_pack(weight)
+        self.register_buffer("q", q)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.to(torch.bfloat16))
         self._matmul, self.kernel = launch.matmul, launch.describe(weight.device)
@@ -75,14 +78,17 @@ class Int8(Packed):
 class Int4(Packed):
     """4-bit [Np, Kp / 2] bytes with a bfloat16 scale and offset per group of columns."""
 
+    q: torch.Tensor
+    pairs: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, group: int,
                  symmetric: bool) -> None:
-        from workbench.kernels.w4a16_gemm import launch, reference
+        from workbench.kernels.w4a16_gemm import launch
 
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        q, pairs = reference.quantize(weight, group, symmetric)
-        self.register_buffer("q", launch.pack(q, group))
+        q, pairs = launch.quantize_and_pack(weight, group, symmetric)
+        self.register_buffer("q", q)
         self.register_buffer("pairs", pairs)
         self.register_buffer("bias", None if bias is None else bias.to(torch.bfloat16))
         self._matmul, self._dequantize = launch.matmul, launch.dequantize

@@ -144,7 +144,7 @@ class FileStore(Store):
         segment = Segment.of(layer, module, self._end)
         buffer = aligned_buffer(segment.span, torch.device("cpu"))
         segment.pack_into(buffer)
-        self._write(memoryview(buffer.numpy()), segment.start)
+        self._write(buffer.numpy().data, segment.start)
         self.segments[layer], self._end = segment, self._end + segment.span
         segment.empty()
 
@@ -181,7 +181,7 @@ class FileStore(Store):
             fcntl.fcntl(self.fd, fcntl.F_SETFL, flags | os.O_DIRECT)
             try:
                 probe = aligned_buffer(PAGE, torch.device("cpu"))
-                self.direct = os.preadv(self.fd, [memoryview(probe.numpy())], 0) == PAGE
+                self.direct = os.preadv(self.fd, [probe.numpy().data], 0) == PAGE
             finally:
                 if not self.direct:
                     fcntl.fcntl(self.fd, fcntl.F_SETFL, flags)

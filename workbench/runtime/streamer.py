@@ -251,7 +251,7 @@ class FileToHost:
         self._store = store
 
     def load(self, layer: int, slot: Slot, stopped: Callable[[], bool]) -> None:
-        self._store.read(layer, memoryview(slot.buffer.numpy()), stopped)
+        self._store.read(layer, slot.buffer.numpy().data, stopped)
 
     def wait(self, slot: Slot) -> None:
         """The bytes are there when ``load`` returns."""
@@ -280,7 +280,7 @@ class ToCuda:
         else:
             assert self._staging is not None
             self._stream.synchronize()  # the staging buffer's last copy
-            self._store.read(layer, memoryview(self._staging.numpy()), stopped)
+            self._store.read(layer, self._staging.numpy().data, stopped)
             host = self._staging
         with torch.cuda.stream(self._stream):
             free = self._free.get(id(slot))
