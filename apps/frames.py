@@ -23,7 +23,10 @@ class Frames:
         self._sent.jscallback(args={"painted": self._painted}, value="""
             const number = source.value
             requestAnimationFrame(() => { painted.value = number })""")
-        self.layout = pn.Row(self._sent, self._painted, visible=False, width=0, height=0, margin=0,
+        self._busy = pn.widgets.IntInput(value=0, visible=False)
+        self._sent.jscallback(args={"busy": self._busy}, value="""
+            document.documentElement.classList.toggle('busy', busy.value === 1)""")
+        self.layout = pn.Row(self._busy, self._sent, self._painted, visible=False, width=0, height=0, margin=0,
                              sizing_mode="fixed")
         self._at = 0.0
         self.drawn = 0
@@ -38,7 +41,9 @@ class Frames:
         self.skipped += 1
         return False
 
-    def sent(self, now: float | None = None) -> None:
+    def sent(self, now: float | None = None, busy: bool = False) -> None:
+        """A frame went out; ``busy`` shows the moving line under the page's head."""
+        self._busy.value = int(busy)
         self._at = time.monotonic() if now is None else now
         self.drawn += 1
         self._sent.value = int(self._sent.value or 0) + 1

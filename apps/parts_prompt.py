@@ -26,6 +26,8 @@ class Prompt:
         self.choice.param.watch(self._chosen, "value")
         self.text.param.watch(self._typed, "value")
         self.run = self._button("Run", run, "primary", 92)
+        # The browser answers the click itself; the server's word follows within a frame.
+        self.run.js_on_click(code="document.documentElement.classList.add('busy')")
         self.cancel = self._button("Cancel", cancel, "default", 84)
         self.pin = self._button("Pin as baseline", pin, "default", 124)
         self.compare = self._button("Compare", compare, "default", 92)
@@ -36,7 +38,7 @@ class Prompt:
         self.layout = pn.Column(self.choice, self.text, buttons, self.message, margin=0)
 
     def _button(self, name: str, handler: Handler, kind: str, width: int) -> pn.widgets.Button:
-        button = pn.widgets.Button(label=name, button_type=kind, width=width, margin=(6, 4),
+        button = pn.widgets.Button(label=name, color=kind, width=width, margin=(6, 4),
                                    sizing_mode="fixed")
         button.on_click(lambda _: handler())
         return button

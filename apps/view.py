@@ -232,7 +232,7 @@ class View:
         self.status.draw(self.session, self.hub, run, position)
         self._draw_settings()
         self._draw_slow(run)
-        self.frames.sent()
+        self.frames.sent(busy=bool(self.workspace.unfinished()))
 
     def _draw_buttons(self, run: Run | None) -> None:
         busy = bool(self.workspace.unfinished()) or self.session.state == "replaying"

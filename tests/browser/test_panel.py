@@ -36,6 +36,18 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--force-color-profile=srgb"]
 EVIL = "<script>window.owned=1</script><img src=x onerror=\"window.owned=1\"> def f(x):\n"
+#: The visible text of an element, through shadow roots, which innerText leaves out.
+DEEP_TEXT = """(top) => {
+  const found = []
+  const walk = (node) => {
+    if (node.nodeType === 3) { found.push(node.data); return }
+    if (node.nodeType !== 1 && node.nodeType !== 11) return
+    if (['STYLE', 'SCRIPT', 'OPTION'].includes(node.nodeName)) return
+    for (const child of node.childNodes) walk(child)
+    if (node.shadowRoot) walk(node.shadowRoot)
+  }
+  walk(top)
+  return found.join(' ') }"""
 #: Generous: the box may be busy with other tests.
 PATIENCE_S = 120
 
@@ -141,7 +153,7 @@ class Tab:
         self.page.locator(".bk-tab", has_text=name).click()
 
     def text(self, selector: str) -> str:
-        return str(self.page.locator(selector).first.inner_text())
+        return str(self.page.locator(selector).first.evaluate(DEEP_TEXT))
 
     def output(self) -> str:
         return self.text(".wb-output")
@@ -224,7 +236,7 @@ def test_the_loop(open_tab: Callable[..., Tab], tmp_path: Path) -> None:
     tab.length(96)
     clicked = time.monotonic()
     tab.run("def read_lines(path):\n")
-    tab.until(lambda: tab.status() != "", 5, "a busy state")
+    tab.page.locator("html.busy").wait_for(timeout=2000)
     print(f"busy state after {time.monotonic() - clicked:.2f} s")
     lengths, points = set(), set()
     while tab.status() not in ("done", "failed"):
