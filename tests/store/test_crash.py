@@ -192,3 +192,21 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="recording the run failed"):
         Store(tmp_path / "runs").record(Settings(), "p", environment={})
+
+
+def test_a_bug_of_ours_keeps_the_events(tmp_path, monkeypatch):
+    from workbench.store import writer as writing
+
+    def broken(*_: object) -> bytes:
+        raise ValueError("a bug")
+
+    store = Store(tmp_path)
+    writer = store.record(Settings(), "p", environment={})
+    writer.add([ev.Token(index=0, id=0, text="kept")])
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "parquet", broken)
+        with pytest.raises(StoreError, match="its events are kept"):
+            writer.finish()
+        assert writer.run.status == "failed"
+        assert Store(tmp_path).runs() == []
+    assert [(r.status, r.text) for r in Store(tmp_path).runs()] == [("interrupted", "kept")]

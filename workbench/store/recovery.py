@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from workbench import events as ev
-from workbench.errors import StoreError
 from workbench.store import log
 from workbench.store import record as records
 from workbench.store.files import Lock, sync_folder
@@ -35,7 +34,8 @@ def recover(root: Path) -> list[str]:
     """Finish what dead processes left; returns the recovered ids. Never raises."""
     recovered = []
     for run_id in partials(root):
-        with contextlib.suppress(OSError, StoreError):
+        # Whatever is wrong with one run must not hide the others; its folder stays as it is.
+        with contextlib.suppress(Exception):
             if _recover_one(root, run_id):
                 recovered.append(run_id)
     _sweep(root)

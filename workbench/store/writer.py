@@ -103,7 +103,11 @@ class Writer:
             self._folder.rename(self._final)
             sync_folder(self._final.parent)
         except OSError as failed:
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._abandon(refused(failed, "saving the run", self._final.parent))
+        except Exception as failed:  # a bug of ours must neither lose the log nor end the queue
+            self._abandon(StoreError(f"saving the run failed inside the workbench ({failed!r}); "
+                                     f"its events are kept in {self._folder}"))
         self._release()
         self.run.path, self.run.record = self._final, final
         self.memory.finish()
@@ -111,7 +115,6 @@ class Writer:
 
     def _abandon(self, failure: StoreError) -> None:
         self._release()
-        shutil.rmtree(self._folder, ignore_errors=True)
         self.run.record.status, self.run.record.error = "failed", str(failure)
         self.run.path = None
         self.memory.finish()
