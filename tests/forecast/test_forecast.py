@@ -52,9 +52,7 @@ def test_forecast_bytes_are_the_allocated_bytes(changes: dict[str, Any], tiny_co
         for tier, bytes_ in held.items():
             use = expected.get(tier, TierUse(tier))
             extra = use.workspace_bytes - (380 << 20) if slots and tier == "ram" else 0
-            # Slots are padded to whole pages, so that the file can be read past the page cache.
-            padding = slots * 2 * 4096 if tier == "ram" else 0
-            assert 0 <= bytes_ - use.weights_bytes <= max(extra, 0) + padding, tier
+            assert 0 <= bytes_ - use.weights_bytes <= extra, tier
     finally:
         model.close()
 

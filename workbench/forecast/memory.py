@@ -60,6 +60,11 @@ def draft_bytes(settings: Settings, draft: ModelShape | None, tokens: int) -> in
     return draft.parameters * item + draft.kv_elements * item * tokens
 
 
+def pages(n: int) -> int:
+    """Streamed layers are parked page-aligned, so that disk reads can go past the page cache."""
+    return -(-n // 4096) * 4096
+
+
 def tiers(settings: Settings, shape: ModelShape, machine: Machine, draft: ModelShape | None,
           tokens: int) -> list[TierUse]:
     """One entry per tier in use; ``tokens``: prompt and output."""
@@ -69,9 +74,9 @@ def tiers(settings: Settings, shape: ModelShape, machine: Machine, draft: ModelS
     weights = {"gpu": 0, "ram": 0, "disk": 0}
     weights[compute] += head_bytes(settings, shape)
     for tier in settings.tiers.placement(shape.layers, machine, device):
-        weights[tier] += one
+        weights[tier] += one if tier == compute else pages(one)
     window = getattr(settings.tiers, "window", 0)
-    slots = window * one if settings.tiers.name() == "stream" else 0
+    slots = window * pages(one) if settings.tiers.name() == "stream" else 0
     rows = max(settings.decoding.rows(), min(tokens, 512)) * settings.limits.batch
     activations = rows * (4 * shape.hidden + 2 * shape.intermediate) * 4 + rows * shape.vocab * 4
     libraries = LIBRARIES_BYTES + (CUDA_CONTEXT_BYTES if compute == "gpu" else 0)
