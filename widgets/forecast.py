@@ -43,10 +43,16 @@ def _row(name: str, e: Estimate, measured: Any) -> Json:
     row = {"name": name, "label": _ROWS[name], "text": _text(e.value, e.unit), "range": "",
            "basis": e.basis, "reason": e.reason, "measured": ""}
     if e.value is not None and e.low is not None and e.high is not None:
-        row["range"] = f"{_text(e.low, e.unit)} to {_text(e.high, e.unit)}"
+        row["range"] = _range(_text(e.low, e.unit), _text(e.high, e.unit))
     if measured is not None and measured.value is not None:
         row["measured"] = _text(measured.value, e.unit)
     return row
+
+
+def _range(low: str, high: str) -> str:
+    """``14.6 to 29.5 tok/s``: the unit once when it is the same."""
+    number, _, unit = low.partition(" ")
+    return f"{number if high.endswith(' ' + unit) else low} to {high}"
 
 
 def _text(value: float | None, unit: str) -> str:

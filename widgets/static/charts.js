@@ -31,6 +31,17 @@ function inkOf(node) {
     line: style.getPropertyValue("--wb-line").trim() || "#ddd" };
 }
 
+/* Lines of at most `width` characters; the text is escaped already and breaks with <br>. */
+function wrapped(text, width) {
+  const lines = [""];
+  for (const word of text.replaceAll("<br>", " ").split(/\s+/)) {
+    const last = lines[lines.length - 1];
+    if (last && last.length + word.length + 1 > width) lines.push(word);
+    else lines[lines.length - 1] = last ? `${last} ${word}` : word;
+  }
+  return lines.join("<br>");
+}
+
 /* The page's colours instead of the neutral grey, and no title: the card has one. */
 function dressed(figure, node, height) {
   const { ink, line } = inkOf(node);
@@ -39,11 +50,18 @@ function dressed(figure, node, height) {
     if (/^[xy]axis/.test(key) && value) Object.assign(value, { gridcolor: line, linecolor: line, tickcolor: line });
   }
   const below = layout.legend && layout.legend.y < 0;
-  Object.assign(layout, { title: undefined, height, autosize: true, uirevision: "keep",
+  if (below) Object.assign(layout.legend, { yref: "container", y: 0, yanchor: "bottom", x: 0,
+    font: { size: 10, color: ink }, entrywidth: 66 });
+  Object.assign(layout, { title: undefined, height, autosize: true,
+    // A zoom survives new data, but not the change from an empty chart to a full one.
+    uirevision: (figure.data || []).length ? "data" : "empty",
     font: { ...(layout.font || {}), color: ink, size: 11 },
-    margin: { l: 48, r: 12, t: below ? 8 : 22, b: below ? 30 : 36 },
+    margin: { l: 48, r: 12, t: below ? 8 : 22, b: below ? 58 : 36 },
     transition: { duration: 0 } });
-  for (const note of layout.annotations || []) note.font = { ...(note.font || {}), color: ink };
+  for (const note of layout.annotations || []) {
+    note.font = { ...(note.font || {}), color: ink, size: 11.5 };
+    if (note.y === 0.5) note.text = wrapped(note.text, (node.clientWidth - 60) / 6.2);
+  }
   return { data: structuredClone(figure.data || []), layout };
 }
 
@@ -80,5 +98,5 @@ function chartCard(app, name, title, height, trait) {
 
 function chartsPart(app) {
   return h("div", { class: "wb-charts" }, (app.model.get("chart_titles") || []).map(({ name, title }) =>
-    chartCard(app, name, title, 210, `figure_${name}`)));
+    chartCard(app, name, title, 220, `figure_${name}`)));
 }

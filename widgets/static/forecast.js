@@ -7,8 +7,8 @@ function forecastPart(app) {
     (f.rows || []).length > 0 && h("div", { class: "wb-estimates" }, f.rows.map((row) =>
       h("div", { class: "wb-estimate", title: row.basis, data: { name: row.name } },
         h("span", { class: "wb-key" }, row.label), h("span", { class: "wb-value" }, row.text),
-        h("span", { class: "wb-range-text" }, row.range || row.reason,
-          row.measured && h("b", {}, ` measured ${row.measured}`))))),
+        h("span", { class: "wb-range-text" }, row.range || row.reason),
+        row.measured && h("span", { class: "wb-range-text wb-measured" }, `measured ${row.measured}`)))),
     (f.tiers || []).map((tier) => h("div", { class: `wb-tier ${tier.fits ? "" : "wb-full"}` },
       h("div", { class: "wb-tier-head" }, h("span", {}, tier.label), h("span", {}, tier.text)),
       h("div", { class: "wb-bar" }, tier.parts.map((p) => h("span", {

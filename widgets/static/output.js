@@ -35,7 +35,7 @@ function tilesPart(app) {
       h("div", { class: "wb-key" }, t.label),
       h("div", { class: "wb-value" }, t.text.replace(" (estimated)", "")),
       h("div", { class: `wb-delta wb-${t.verdict || "none"}` },
-        [t.quality === "estimated" && "estimated", t.ratio && `${t.ratio} the baseline`,
+        [t.quality === "estimated" && "estimated", t.ratio && `${t.ratio} baseline`,
           missing && t.reason].filter(Boolean).join(", ")));
   })));
   return node;
