@@ -196,6 +196,7 @@ class Dispatcher:
             return
         events = engine.poll()
         if not engine.alive:
+            engine.close()
             self._engine = None
             if not any(isinstance(e, EngineState) and e.state == "dead" for e in events):
                 events = [*events, EngineState(state="dead", detail=DIED)]
@@ -220,9 +221,11 @@ class Dispatcher:
                 if job.cancelled.is_set():
                     raise Cancelled("cancelled while the engine was starting")
                 if not self._engine.alive:
+                    reason = self._engine.reason
+                    self._engine.close()
                     self._engine = None
-                    raise EngineDied("the engine ended while it was starting; `workbench doctor` "
-                                     "shows what is missing")
+                    raise EngineDied(reason or "the engine ended while it was starting; `workbench "
+                                     "doctor` shows what is missing")
                 time.sleep(_POLL_S)
             self._broadcast([EngineState(state="ready")])
         return self._engine

@@ -17,7 +17,7 @@ from typing import Any
 from workbench import errors
 from workbench.engine.wire import Command, Generate, Load, Unload
 from workbench.engine.worker import main
-from workbench.events import EngineState, Event, Token
+from workbench.events import Event, Token
 
 
 class Scripted:
@@ -26,7 +26,6 @@ class Scripted:
             raise ImportError("libcudart.so.12: cannot open shared object file")
         self.emit = emit
         self.log: list[str] = []
-        emit(EngineState(state="ready"))
 
     def execute(self, command: Command, cancelled: Callable[[], bool]) -> dict[str, Any]:
         self.log.append(type(command).__name__)

@@ -71,6 +71,7 @@ class Engine:
         self._heard = time.monotonic()
         self._end: WorkbenchError | None = None
         self._closing = threading.Event()
+        self._greeted = False
         self.state = "starting"
         self.pid = child.pid if child is not None else 0
         self._context = zmq.Context()
@@ -100,9 +101,9 @@ class Engine:
         ``client_keys``: our secret key file. Raises WireError when it does not let us in."""
         engine = cls(None, address, load_public(server_key), load_pair(client_keys))
         deadline = time.monotonic() + timeout
-        while engine.state == "starting" and time.monotonic() < deadline:
+        while not engine._greeted and engine._end is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        if engine.state == "starting":
+        if not engine._greeted:
             engine._die(WireError(f"no engine answered at {address} within {timeout:g} s; check the "
                                   "address, that it runs, and that no firewall is between"))
         if engine._end is not None:
@@ -162,11 +163,10 @@ class Engine:
                 return
             self._outbox.append(Shutdown() if self._child is not None else Leave())
             self._closing.set()
-        heard = self.state != "starting"
         self._nudge()
         self._thread.join(timeout)
         if self._child is not None:
-            self._child.end(timeout, told=heard)
+            self._child.end(timeout, told=self._greeted)
         self._settle_all(EngineDied("the engine was closed"))
         self.state = "dead"
         with self._lock:
@@ -263,7 +263,7 @@ class Engine:
             if ticket is not None:
                 ticket.settle_with(message)
         elif isinstance(message, Hello):
-            self.pid, self.state = message.pid, "ready"
+            self.pid, self.state, self._greeted = message.pid, message.state, True
         elif isinstance(message, Refused):
             self._die(WireError(message.reason))
 
@@ -274,7 +274,7 @@ class Engine:
         if happened["event"] != zmq.EVENT_DISCONNECTED:
             self._die(WireError(f"the engine at {self._address} refused our key, or is not the one "
                                 "whose key was given; give the two sides each other's public key"))
-        elif self._child is None and self.state != "starting":
+        elif self._child is None and self._greeted:
             self._die(EngineDied(f"the connection to the engine at {self._address} was lost; "
                                  "finished runs are safe; connect again"))
 
@@ -284,8 +284,8 @@ class Engine:
             return
         if self._child is not None:
             if self._child.ended:
-                self._die(EngineDied(self._child.obituary(self.state != "starting")))
-        elif self.state != "starting" and time.monotonic() - self._heard > _SILENCE_S:
+                self._die(EngineDied(self._child.obituary(started=self._greeted)))
+        elif self._greeted and time.monotonic() - self._heard > _SILENCE_S:
             self._die(EngineDied(f"the engine at {self._address} has been silent for "
                                  f"{_SILENCE_S:g} s; check the network and that it still runs"))
 

@@ -45,7 +45,6 @@ class Executor:
 
         self._threads = torch.get_num_threads()
         self._empty = footprint.read()
-        emit(EngineState(state="ready"))
 
     def execute(self, command: Command, cancelled: Stop) -> dict[str, Any]:
         """Raises WorkbenchError subclasses with one sentence. After OutOfMemory nothing is loaded."""

@@ -33,7 +33,7 @@ from workbench.engine.wire import (
     encode,
 )
 from workbench.errors import WireError
-from workbench.events import Event
+from workbench.events import EngineState, Event
 
 #: Seconds between batches of events while a command runs.
 _BATCH_S = 0.033
@@ -55,7 +55,7 @@ class Link:
         self._lock = threading.Lock()
         self._events: list[Any] = []
         self._out: list[Message] = []
-        self._parent, self._client = parent, b""
+        self._parent, self._client, self._state = parent, b"", "starting"
         self._lobby: list[tuple[bytes, bytes]] = []
         self._stopping = threading.Event()
         self._context = zmq.Context()
@@ -79,6 +79,8 @@ class Link:
         """Queue an event for the next batch. From any thread; about 0.2 µs."""
         with self._lock:
             self._events.append(event)
+            if isinstance(event, EngineState):
+                self._state = event.state
 
     def finish(self, done: Done) -> None:
         """The running command's result, after all its events, at once."""
@@ -200,7 +202,7 @@ class Link:
             self._send(identity, Refused(reason=reason))
             return
         self._client = identity
-        self._send(identity, Hello(pid=os.getpid()))
+        self._send(identity, Hello(pid=os.getpid(), state=self._state))
 
     def _still_there(self) -> bool:
         """Sending to a client whose connection broke fails, and that frees its seat."""

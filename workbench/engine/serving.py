@@ -9,7 +9,7 @@ from workbench.engine import faults
 from workbench.engine.desk import Desk
 from workbench.engine.wire import Command, Done, Shutdown
 from workbench.errors import EngineError
-from workbench.events import Event
+from workbench.events import EngineState, Event
 
 
 class Executes(Protocol):
@@ -39,6 +39,7 @@ def serve(link: Speaks, make: Make, log: str = "") -> None:
     """Until Shutdown. ``make(emit)`` is called at once, so that heavy imports happen while the
     client still chooses settings."""
     executor = prepared(link, make, log)
+    link.emit(EngineState(state="ready"))
     while not isinstance(command := link.desk.take(), Shutdown):
         assert isinstance(command, Command)
         try:

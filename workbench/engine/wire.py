@@ -22,10 +22,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
-    """First word of both sides."""
+    """First word of both sides. ``state``: the worker's, for a client that comes later."""
 
     version: int = VERSION
     pid: int = 0
+    state: str = ""
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
