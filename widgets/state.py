@@ -24,7 +24,7 @@ TITLES = {"weights": "Weights", "decoding": "Decoding", "kv": "KV cache", "tiers
           "telemetry": "Telemetry", "compute": "Compute", "model": "Model", "seed": "Seed"}
 _OPEN = ("weights", "decoding", "kv", "tiers", "limits")
 #: What opening another model may do is decided in code, never by a click.
-_HIDDEN = ("model.allow_pickle", "model.trust_remote_code")
+HIDDEN = ("model.allow_pickle", "model.trust_remote_code")
 #: The tiles under the text, in order.
 TILES = ("tok_per_s", "ttft_s", "tpot_s", "itl_p99_s", "mean_accepted_length", "peak_gpu_bytes",
          "peak_ram_bytes", "j_per_token", "perplexity", "kl_mean", "top1")
@@ -40,7 +40,7 @@ def controls(views: Sequence[ControlView]) -> list[Json]:
         name: {"name": name, "title": title, "open": name in _OPEN, "controls": []}
         for name, title in TITLES.items()}
     for view in views:
-        if view.path in _HIDDEN:
+        if view.path in HIDDEN:
             continue
         group = groups.setdefault(view.group, {
             "name": view.group, "title": view.group.capitalize(), "open": False, "controls": []})

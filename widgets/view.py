@@ -217,7 +217,7 @@ class View:
     def _set(self, message: dict[str, Any]) -> None:
         session = self._need()
         path = str(message.get("path", ""))
-        if path not in {v.path for v in session.controls()}:
+        if path in state.HIDDEN or path not in {v.path for v in session.controls()}:
             raise SettingsError(f"{path!r} does not apply to the current choice")
         session.set({path: message.get("value")})
         with self.widget.hold_sync():
@@ -226,7 +226,8 @@ class View:
     def _preview(self, message: dict[str, Any]) -> None:
         """The forecast for a value that is still being dragged; nothing is set."""
         session = self._need()
-        settings = session.settings.with_({str(message.get("path", "")): message.get("value")})
+        path = str(message.get("path", ""))
+        settings = session.settings.with_({path: message.get("value")})
         self.widget.forecast = forecast_state(session, settings)
 
     def _run(self, message: dict[str, Any]) -> None:

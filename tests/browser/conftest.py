@@ -45,3 +45,9 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def outside() -> Outside:
+    """One count per test file."""
+    return Outside()
