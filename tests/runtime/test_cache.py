@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import OutOfMemory, SettingsError
-from workbench.runtime.cache_int8 import dequantize_into, quantize
+from workbench.kernels.kv_int8.launch import quantize
+from workbench.runtime.cache_int8 import dequantize_into
 from workbench.runtime.verify import depths
 from workbench.shape import from_config
 from workbench.techniques.base import family

@@ -12,16 +12,8 @@ from typing import Any
 
 import torch
 
+from workbench.kernels.kv_int8.launch import quantize
 from workbench.runtime.cache import FullLayer, StaticCache, Width, widths
-
-_TINY = 1e-30  # an all-zero vector must not divide by zero
-
-
-def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[..., D] any float -> int8 [..., D] and bfloat16 scales [..., 1]."""
-    x = x.float()
-    scale = (x.abs().amax(-1, keepdim=True) / 127).clamp_(min=_TINY).bfloat16()
-    return torch.round(x / scale).clamp_(-127, 127).to(torch.int8), scale
 
 
 def dequantize_into(out: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
