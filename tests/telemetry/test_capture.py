@@ -95,6 +95,24 @@ def test_a_cancelled_run_leaves_no_profiler_behind(model: Any) -> None:
     assert watched(model, preset="deep", max_new_tokens=3)  # a second profiler can start
 
 
+def test_a_foreign_profiler_is_a_reason_not_a_failed_run(model: Any) -> None:
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        events = watched(model, preset="deep", max_new_tokens=3)
+    windows = [e for e in events if isinstance(e, KernelWindow)]
+    assert len(windows) == 1
+    assert "close the other one" in windows[0].reason
+
+
+def test_the_self_test_finds_operators_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    from workbench.telemetry.selftest import self_test
+
+    self_test.cache_clear()
+    assert self_test() == ""
+    assert "profiler_start" not in capfd.readouterr().err
+
+
 def raw(name: str, start: float, duration: float, device: bool = False, correlation: int = 0) -> Raw:
     return Raw(name, start, duration, device, 1, correlation)
 

@@ -158,10 +158,36 @@ def test_one_poller_reads_all_and_covers_the_whole_run(tmp_path: Path) -> None:
     time.sleep(0.1)
     (folder / "energy_uj").write_text("1700\n")
     poller.stop()
-    assert [e.available for e in events if isinstance(e, SensorStatus)] == [True, True, False]
+    assert {e.source: e.available for e in events if isinstance(e, SensorStatus)} == {
+        "NVML": True, "RAPL": True, "y": False}
     last = [e for e in events if isinstance(e, Power) and e.source == "RAPL"][-1]
     assert last.energy_j == pytest.approx(7e-4)
-    assert len([e for e in events if isinstance(e, Power) and e.source == "NVML"]) >= 3
+    assert len([e for e in events if isinstance(e, Power) and e.source == "NVML"]) >= 2
+
+
+def test_finding_the_period_does_not_delay_the_run_and_happens_once() -> None:
+    api = Api()
+    for longest in (0.1, 0.1):
+        poller = PowerPoller([Nvml(0, api)], lambda event: None, time.monotonic)
+        began = time.monotonic()
+        poller.start()
+        assert time.monotonic() - began < longest
+        poller.stop()
+    began = time.monotonic()
+    assert Nvml(0, api).status().period_s is not None
+    assert time.monotonic() - began < 0.1, "known from the first time"
+
+
+def test_readings_without_a_value_are_no_readings() -> None:
+    everything = tuple(n for n in dir(Api) if n.startswith("nvmlDeviceGet")
+                       and n not in ("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"))
+    events: list[Event] = []
+    poller = PowerPoller([Nvml(0, Api(everything))], events.append, time.monotonic, period_s=0.01)
+    poller.start()
+    time.sleep(0.05)
+    poller.stop()
+    assert not [e for e in events if isinstance(e, Power)]
+    assert [e.available for e in events if isinstance(e, SensorStatus)] == [False]
 
 
 def test_a_sensor_that_goes_away_ends_its_series_not_the_run(tmp_path: Path) -> None:

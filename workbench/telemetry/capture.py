@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.telemetry.classify import kernel_class
+from workbench.telemetry.selftest import quiet
 
 LAYER = "workbench.layer."
 
@@ -72,15 +72,20 @@ class Capture:
         self.reason = ""
 
     def start(self) -> None:
+        """Raises RuntimeError where a profiler is open already: torch would end it without a word."""
+        import torch
         from torch.profiler import ProfilerActivity, profile
 
         began = time.perf_counter()
+        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+            raise RuntimeError("another torch profiler is open on this thread")
+        quiet()
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
         self._profile = profile(activities=kinds)
+        self._profile.start()
         for index, layer in enumerate(self._layers):
             self._handles.append(layer.register_forward_pre_hook(self._enter(index)))
             self._handles.append(layer.register_forward_hook(self._leave))
-        self._profile.start()
         self.overhead_s += time.perf_counter() - began
 
     def stop(self) -> None:
@@ -108,7 +113,8 @@ class Capture:
     def read(self, most_slices: int = 1000) -> Captured:
         """The reduced capture. Costs milliseconds; counted in ``overhead_s``."""
         began = time.perf_counter()
-        results = self._profile.profiler.kineto_results
+        profiler = self._profile.profiler
+        results = profiler.kineto_results if profiler is not None else None
         events = [Raw(e.name(), e.start_ns() * 1e-9, e.duration_ns() * 1e-9,
                       "CPU" not in str(e.device_type()), e.start_thread_id(), e.correlation_id())
                   for e in results.events()] if results is not None else []
@@ -173,7 +179,3 @@ def layer_at(layers: list[tuple[float, float, int]], moment: float) -> int:
     if place >= 0 and layers[place][0] <= moment <= layers[place][1]:
         return layers[place][2]
     return -1
-
-
-def class_of(name: str) -> str:
-    return kernel_class(name)

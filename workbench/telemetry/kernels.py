@@ -44,7 +44,7 @@ class KernelWatch:
         self.preset, self.name = PRESETS[preset], preset
         self._layers, self._cuda, self._floors = layers, cuda, floors
         self._emit, self._clock, self._expected = emit, clock, expected
-        self._count = self._tokens = 0
+        self._count = 0
         self._spent_s = self._cost_s = 0.0
         self._decoding_since: float | None = None
         self._steps = 0
@@ -57,9 +57,13 @@ class KernelWatch:
             self._decoding_since = time.perf_counter()
         if not self._wanted(phase):
             return
-        self._started_s = self._clock()
-        self._capture = Capture(self._layers, self._cuda)
-        self._capture.start()
+        capture = Capture(self._layers, self._cuda)
+        try:
+            capture.start()
+        except RuntimeError as error:  # somebody else's profiler is open on this thread
+            self._refuse(phase, f"the profiler cannot start ({error}); close the other one")
+            return
+        self._capture, self._started_s = capture, self._clock()
 
     def after(self, phase: str, step: int, rows: int) -> None:
         if phase not in ("prefill", "draft"):
@@ -71,9 +75,13 @@ class KernelWatch:
         ended_s = self._clock()
         captured = capture.read(self.preset.slices)
         began = time.perf_counter()
-        self._report(captured, capture, phase, rows, step, ended_s)
+        self._report(captured, phase, rows, step)
         cost = capture.overhead_s + time.perf_counter() - began
         self._cost_s = max(cost, 0.5 * self._cost_s)
+        self._emit(KernelWindow(
+            t_s=self._clock(), window=self._count, start_s=self._started_s, end_s=ended_s,
+            preset=self.name, steps=1, overhead_s=cost, device_events=captured.device_events,
+            host_events=captured.host_events, reason=capture.reason))
         if phase != "prefill":
             self._spent_s += cost
 
@@ -98,8 +106,15 @@ class KernelWatch:
             since *= max(1.0, self._expected / max(1, self._steps))
         return self._spent_s + (self._cost_s or _GUESS_S) <= self.preset.budget * since
 
-    def _report(self, captured: Captured, capture: Capture, phase: str, rows: int, step: int,
-                ended_s: float) -> None:
+    def _refuse(self, phase: str, reason: str) -> None:
+        """No more captures in this run; the reason stands where the kernels would be."""
+        now = self._clock()
+        self._count = self.preset.windows
+        self._emit(KernelWindow(t_s=now, window=self._count, start_s=now, end_s=now,
+                                preset=self.name, reason=reason))
+
+    def _report(self, captured: Captured, phase: str, rows: int, step: int) -> None:
+        """The rows and the slices; the window itself follows when its cost is known."""
         self._count += 1
         self._seen.add(phase)
         window, now = self._count, self._clock()
@@ -113,7 +128,3 @@ class KernelWatch:
         for name, start_s, duration_s, track, layer in captured.slices:
             self._emit(Slice(t_s=now, window=window, name=name, start_s=self._started_s + start_s,
                              duration_s=duration_s, track=track, phase=phase, layer=layer))
-        self._emit(KernelWindow(
-            t_s=now, window=window, start_s=self._started_s, end_s=ended_s, preset=self.name,
-            steps=1, overhead_s=capture.overhead_s, device_events=captured.device_events,
-            host_events=captured.host_events, reason=capture.reason))

@@ -21,6 +21,8 @@ from workbench.machine import Machine
 #: Never faster than this by default; one poller for all sensors.
 PERIOD_S = 0.1
 RAPL = Path("/sys/class/powercap")
+#: (NVML module, device) -> period of its energy counter, None while it was not seen to change.
+_PERIODS: dict[tuple[int, int], float | None] = {}
 
 
 class Sensor(Protocol):
@@ -40,16 +42,21 @@ class Nvml:
         self._api, self._index = api, index
         self._handle = api.nvmlDeviceGetHandleByIndex(index)
         self._zero_mj: int | None = None
-        self._period_s: float | None = None
 
     def status(self) -> SensorStatus:
         first = self.read()
         have = [n for n in ("instant_w", "average_w", "energy_j") if getattr(first, n) is not None]
-        self._period_s = self.infer_period() if first.energy_j is not None else None
         return SensorStatus(
             device=f"gpu{self._index}", source="NVML", available=bool(have),
-            period_s=self._period_s,
+            period_s=self.period() if first.energy_j is not None else None,
             reason="fields: " + ", ".join(have) if have else "this GPU reports no power to NVML")
+
+    def period(self) -> float | None:
+        """Seconds between the counter's updates; looked for once per process and device."""
+        key = (id(self._api), self._index)
+        if _PERIODS.get(key) is None:
+            _PERIODS[key] = self.infer_period()
+        return _PERIODS[key]
 
     def infer_period(self, limit_s: float = 0.35) -> float | None:
         """Median gap between changes of the energy counter, or None when it does not change."""
@@ -170,7 +177,9 @@ def _gpus(machine: Machine, api: Any) -> list[Any]:
         return []
     try:
         if api is None:
-            import pynvml as api
+            import pynvml
+
+            api = pynvml
         api.nvmlInit()
         return [Nvml(i, api) for i in range(api.nvmlDeviceGetCount())]
     except Exception as error:
@@ -206,12 +215,15 @@ class PowerPoller:
         self._live: list[Any] = []
 
     def start(self) -> None:
+        """Says at once what is absent. Live sensors are asked on the thread: finding a sensor's period
+        takes a third of a second, which must not delay the run."""
         for sensor in self._found:
-            status = sensor.status()
-            self._say(status)
-            if status.available:
+            if isinstance(sensor, Absent):
+                self._say(sensor.status())
+            else:
                 self._live.append(sensor)
         if self._live:
+            self._read()
             self._thread = threading.Thread(target=self._poll, name="power", daemon=True)
             self._thread.start()
 
@@ -219,20 +231,26 @@ class PowerPoller:
         """One last reading, so that the energy counter covers the whole run."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(1)
+            self._thread.join(2)
             self._read()
         for sensor in self._found:
             sensor.close()
 
     def _poll(self) -> None:
-        self._read()
+        for sensor in list(self._live):
+            status = sensor.status()
+            self._say(status)
+            if not status.available:
+                self._live = [s for s in self._live if s is not sensor]
         while not self._stop.wait(self._period_s):
             self._read()
 
     def _read(self) -> None:
         for sensor in self._live:
             try:
-                self._say(sensor.read())
+                reading = sensor.read()
+                if (reading.instant_w, reading.average_w, reading.energy_j) != (None, None, None):
+                    self._say(reading)
             except Exception:  # a sensor that goes away ends its series, not the run
                 self._live = [s for s in self._live if s is not sensor]
 
