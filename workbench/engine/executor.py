@@ -17,7 +17,7 @@ import msgspec
 from workbench.engine import faults, footprint
 from workbench.engine.wire import Command, Evaluate, Generate, Load, MeasureCeilings, Unload
 from workbench.errors import Cancelled, OutOfMemory, WorkbenchError
-from workbench.events import EngineState, Event, Memory, RunEnded
+from workbench.events import EngineState, Event, Memory, Note, RunEnded
 from workbench.settings import Settings
 from workbench.units import format_bytes
 
@@ -44,7 +44,16 @@ class Executor:
         import torch
 
         self._threads = torch.get_num_threads()
+        self._test_capture()
         self._empty = footprint.read()
+
+    def _test_capture(self) -> None:
+        """The first kernel capture of a process sets the profiler up: better now than in a run."""
+        from workbench.telemetry.selftest import self_test
+
+        reason = self_test()
+        if reason:
+            self._emit(Note(text=reason, level="warning"))
 
     def execute(self, command: Command, cancelled: Stop) -> dict[str, Any]:
         """Raises WorkbenchError subclasses with one sentence. After OutOfMemory nothing is loaded."""
