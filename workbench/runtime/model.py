@@ -148,7 +148,7 @@ class Model:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids; a text without any starts from the model's first token."""
-        ids = list(self.tokenizer(prompt)["input_ids"])
+        ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
         if ids:
             return ids
         start = getattr(self.forward.config, "bos_token_id", None)
