@@ -17,7 +17,7 @@ from workbench import zoo
 from workbench.zoo.recipes import corpus, distill, publish, tasks, tokenizer, train
 from workbench.zoo.recipes.recipe import TINY, Recipe
 
-#: A fifth of a second per step is too much for forty: the toy keeps the vocabulary small.
+#: Tokens of the toy tokenizer; training it on 4096 would take longer than the toy itself.
 _VOCAB = 600
 
 

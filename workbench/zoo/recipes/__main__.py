@@ -65,6 +65,8 @@ def build_draft(streams: Path, work: Path, first: Recipe, second: Recipe, thread
     loaded = {**loaded, "target": np.load(out / "target.npy", mmap_mode="r")}
     publish.publish(model, streams, publish.MODELS / "wb-1m",
                     manifest(stages, first, loaded, notes, out / "log.jsonl"), out / "log.jsonl")
+    (publish.MODELS / "wb-1m" / "training_log_cross_entropy.jsonl").write_text(
+        publish.thinned(work / "wb-1m-ce" / "log.jsonl"), "utf-8")
 
 
 def manifest(recipe: dict[str, Any], shape: Recipe, streams: dict[str, np.ndarray],
@@ -105,8 +107,10 @@ def _build(given: argparse.Namespace) -> None:
 def _gates(given: argparse.Namespace) -> None:
     streams = prepare(given.data, given.work)
     torch.set_num_threads(given.threads)
-    loaded = list(train.load_streams(streams, MIX).values())
-    measure.measure(loaded, given.data, [TARGET.name, DRAFT.name])
+    loaded = train.load_streams(streams, MIX)
+    seen = [row for step in range(TARGET.steps)
+            for row in train.batch(TARGET, loaded, step).numpy()]
+    measure.measure(seen, list(loaded.values()), given.data, [TARGET.name, DRAFT.name])
     _cards(given)
 
 

@@ -84,12 +84,15 @@ def _gates(gates: dict[str, Any]) -> str:
 
 def _perplexity(gates: dict[str, Any]) -> str:
     rows = [f"| {domain} | {r['value']:.2f} ± {r['se']:.2f} | {r['trigram']:.1f} | "
-            f"{r['trigram'] / r['value']:.1f} | {r['bits_per_byte']:.3f} | {r['tokens']} |"
+            f"{r['trigram'] / r['value']:.1f} | {r['trigram_corpus']:.1f} | "
+            f"{r['bits_per_byte']:.3f} | {r['tokens']} |"
             for domain, r in gates.get("perplexity", {}).items()]
     text = ("## Held-out perplexity\n\nPer token, windows of 512, ± standard error. The baseline is "
-            "an interpolated Kneser-Ney trigram model of all training streams, on the same tokens. "
+            "an interpolated Kneser-Ney trigram model of the windows that the target was trained on, "
+            "scored on the same tokens; 'trigram, all' is one of the whole corpus, twice as much "
+            "text as the target has seen. "
             "`eval:` is the text bundled in `workbench/zoo/eval`.\n\n")
-    return text + _table("| text | perplexity | trigram | ratio | bits/byte | tokens |",
+    return text + _table("| text | perplexity | trigram | ratio | trigram, all | bits/byte | tokens |",
                          rows) if rows else ""
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Share of the windows that the target wrote.
 OWN_TEXT = 0.1
 
-DISTILLED = replace(DRAFT, steps=800, warmup=50, lr_matrices=0.01, lr_rest=2e-3, data_seed=1,
+DISTILLED = replace(DRAFT, steps=500, warmup=50, lr_matrices=0.01, lr_rest=2e-3, data_seed=1,
                     mix={**{name: share * (1 - OWN_TEXT) for name, share in MIX.items()},
                          "target": OWN_TEXT})
 

@@ -38,20 +38,27 @@ def held_out(data: Path) -> dict[str, list[str]]:
     return domains
 
 
-def measure(streams: list[np.ndarray], data: Path, models: list[str],
-            say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-    """Measure ``models`` (the target first) and write their ``gates.json``."""
+def measure(seen: list[np.ndarray], corpus_streams: list[np.ndarray], data: Path,
+            models: list[str], say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+    """Measure ``models`` (the target first) and write their ``gates.json``.
+
+    Two trigram baselines: of ``seen``, the very windows that the target was trained on, which decides
+    the gate; and of the whole corpus, of which the target has not seen everything.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     texts = held_out(data)
     tokenizer = AutoTokenizer.from_pretrained(zoo.path(models[0]))
     loaded = {name: AutoModelForCausalLM.from_pretrained(zoo.path(name), dtype=torch.float32).eval()
               for name in models}
-    trigram = Trigram(streams, VOCAB)
-    baseline = {domain: float(np.exp(gates.trigram_nats(trigram, tokenizer, documents).mean()))
-                for domain, documents in texts.items()}
+    baselines = {}
+    for name, streams in (("trigram", seen), ("trigram_corpus", corpus_streams)):
+        trigram = Trigram(streams, VOCAB)
+        baselines[name] = {
+            domain: float(np.exp(gates.trigram_nats(trigram, tokenizer, documents).mean()))
+            for domain, documents in texts.items()}
     found: dict[str, dict[str, Any]] = {
-        name: {"perplexity": _perplexities(model, tokenizer, texts, baseline)}
+        name: {"perplexity": _perplexities(model, tokenizer, texts, baselines)}
         for name, model in loaded.items()}
     say(f"perplexities {json.dumps(found)}")
     target = loaded[models[0]]
@@ -79,8 +86,9 @@ def measure(streams: list[np.ndarray], data: Path, models: list[str],
 def _values(facts: dict[str, Any], is_target: bool) -> dict[str, float]:
     values = {}
     if is_target:
-        values["trigram_ratio"] = min(row["trigram"] / row["value"]
-                                      for row in facts["perplexity"].values())
+        ratios = [row["trigram"] / row["value"] for row in facts["perplexity"].values()]
+        values["trigram_ratio"] = float(np.exp(np.log(ratios).mean()))
+        values["trigram_ratio_worst"] = min(ratios)
         values["list_copy_accuracy"] = facts["tasks"]["list:copy"]
     rows = list(facts.get("speculation", {}).get("domains", {}).values())
     for name in ("agreement", "tokens_per_forward", "distinct_4") if rows else ():
@@ -89,12 +97,13 @@ def _values(facts: dict[str, Any], is_target: bool) -> dict[str, float]:
 
 
 def _perplexities(model: Any, tokenizer: Any, texts: dict[str, list[str]],
-                  baseline: dict[str, float]) -> dict[str, dict[str, float]]:
+                  baselines: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     rows = {}
     for domain, documents in texts.items():
         row = {key: round(value, 4) for key, value in
                asdict(gates.perplexity(model, tokenizer, documents)).items()}
-        rows[domain] = {**row, "trigram": round(baseline[domain], 4)}
+        rows[domain] = {**row, **{name: round(values[domain], 4)
+                                  for name, values in baselines.items()}}
     return rows
 
 
