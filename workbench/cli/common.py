@@ -173,15 +173,16 @@ def metric_value(run: Run, name: str) -> float | None:
 
 
 def reasons(runs: list[Run]) -> list[str]:
-    """Why something is missing or estimated, once per metric."""
-    said: dict[str, str] = {}
-    for run in runs:
-        for name, heading, _ in COLUMNS:
-            found = run.metrics.get(name)
-            if found is not None and found.reason and (found.value is None
-                                                       or found.quality != "measured"):
-                said.setdefault(heading, f"{heading}: {found.reason}")
-    return list(said.values())
+    """Why a metric is estimated, or missing in all runs; one line per metric."""
+    lines = []
+    for name, heading, _ in COLUMNS:
+        found = [m for r in runs if (m := r.metrics.get(name)) is not None]
+        missing = all(m.value is None for m in found)
+        for m in found:
+            if m.reason and (missing or (m.value is not None and m.quality != "measured")):
+                lines.append(f"{heading}: {m.reason}")
+                break
+    return lines
 
 
 def text_table(title: str, headings: list[str], rows: list[list[str]],

@@ -62,17 +62,15 @@ def ratio(run: Run, base: Run, name: str) -> float | None:
 
 
 def comparison_table(runs: list[Run], base: Run) -> Any:
-    """A rich table: one row per run, ratios to the baseline behind the speeds."""
-    present = [c for c in COLUMNS if any(metric_value(r, c[0]) is not None for r in runs)]
-    missing = [c for c in COLUMNS if c not in present]
+    """A rich table: one row per metric, one column per run, ratios behind the speeds."""
     rows = []
-    for run in runs:
-        cells = [run.label + (" (baseline)" if run.id == base.id else "")]
-        for name, _, _ in [*present, *missing]:
-            cell = show_metric(name, metric_value(run, name))
-            change = ratio(run, base, name)
+    for name, heading, _ in COLUMNS:
+        cells = [heading]
+        for run in runs:
+            cell, change = show_metric(name, metric_value(run, name)), ratio(run, base, name)
             if run.id != base.id and change is not None and name in ("tok_per_s", "ttft_s"):
                 cell += f" ({change:.2f}x)"
             cells.append(cell)
         rows.append(cells)
-    return text_table("", ["run", *[h for _, h, _ in [*present, *missing]]], rows)
+    names = [r.label + (" (baseline)" if r.id == base.id else "") for r in runs]
+    return text_table("", ["", *names], rows)

@@ -149,10 +149,10 @@ def show(groups: dict[str, list[Run]], report: Path) -> None:
     turned = [[headings[i], *[r[i] for r in rows]] for i in range(1, len(headings))]
     out.print(text_table("", ["mean over prompts", *[r[0] for r in rows]], turned))
     for line in reasons([r for runs in groups.values() for r in runs]):
-        out.print(line, style="dim", markup=False)
+        out.print(line, style="dim", markup=False, soft_wrap=True)
     folder = groups["baseline"][0].path.parent
-    out.print(f"\nreport     {report.resolve()}", markup=False)
-    out.print(f"runs       {folder}  (workbench runs, workbench compare, workbench replay)",
-              markup=False)
-    out.print("notebook   workbench lab      (in a checkout: make lab)", markup=False)
-    out.print("dashboard  workbench serve    (in a checkout: make serve)", markup=False)
+    for line in (f"\nreport     {report.resolve()}", f"runs       {folder}",
+                 "           workbench runs | compare | replay | report read them",
+                 "notebook   workbench lab      (in a checkout: make lab)",
+                 "dashboard  workbench serve    (in a checkout: make serve)"):
+        out.print(line, markup=False, soft_wrap=True)
