@@ -26,8 +26,8 @@ class Frames:
         self._busy = pn.widgets.IntInput(value=0, visible=False)
         self._sent.jscallback(args={"busy": self._busy}, value="""
             document.documentElement.classList.toggle('busy', busy.value === 1)""")
-        self.layout = pn.Row(self._busy, self._sent, self._painted, visible=False, width=0, height=0, margin=0,
-                             sizing_mode="fixed")
+        self.layout = pn.Row(self._busy, self._sent, self._painted, visible=False, width=0,
+                             height=0, margin=0, sizing_mode="fixed")
         self._at = 0.0
         self.drawn = 0
         self.skipped = 0

@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from workbench import analysis, charts
 from workbench import events as ev
 from workbench.apps.markup import tag
 from workbench.apps.offline import pn
 
 _log = logging.getLogger(__name__)
-_HEIGHT = 270
+_HEIGHT = 290
 _CONFIG = {"displayModeBar": False, "responsive": True, "showTips": False,
            "doubleClick": "reset", "displaylogo": False, "plotlyServerURL": ""}
 
@@ -28,33 +26,30 @@ class Figure(pn.pane.Plotly):
     and costs 5 to 20 ms a frame, which at four charts and four frames a second is a quarter core."""
 
     def _to_figure(self, obj: Any) -> Any:
-        data = [{k: _binary(v) for k, v in trace.items()} for trace in obj.get("data", [])]
-        return SimpleNamespace(_data=data, _layout=dict(obj.get("layout", {})))
+        return SimpleNamespace(_data=[dict(t) for t in obj["data"]], _layout=dict(obj["layout"]))
 
     def patch(self, figure: dict[str, Any]) -> None:
         """Put another figure's content into this one; the object stays."""
         kept = self.object
         kept["data"][:] = figure.get("data", [])
         kept["layout"].clear()
-        kept["layout"].update(dressed(figure.get("layout", {})))
+        kept["layout"].update(dressed(figure.get("layout", {}), bool(kept["data"])))
         self.param.trigger("object")
 
 
-def _binary(value: Any) -> Any:
-    """Long lists of numbers travel as arrays, gaps as NaN."""
-    if isinstance(value, list) and len(value) > 8 and all(
-            v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in value):
-        return np.array([np.nan if v is None else v for v in value], dtype=float)
-    return value
+def dressed(layout: dict[str, Any], filled: bool = False) -> dict[str, Any]:
+    """The layout with what belongs to this page: its size, no title (the card has it), no ground.
 
-
-def dressed(layout: dict[str, Any]) -> dict[str, Any]:
-    """The layout with what belongs to this page: no background, its size, zoom that survives."""
-    margin = {"l": 52, "r": 14, "t": 14, "b": 40, **layout.get("margin", {})}
-    # The card has the title.
+    A reader's zoom outlives a frame, but not the step from an empty chart to a filled one: the
+    empty one's fixed range would stay."""
     kept = {k: v for k, v in layout.items() if k not in ("title", "template", "width")}
-    margin["t"] = min(margin["t"], 30)
-    return {**kept, "height": _HEIGHT, "autosize": True, "margin": margin, "uirevision": "keep",
+    for name, axis in kept.items():
+        if name.startswith(("xaxis", "yaxis")) and not {"range", "autorange"} & axis.keys():
+            kept[name] = {**axis, "autorange": True}
+    margin = {"l": 52, "r": 14, "b": 40, **layout.get("margin", {})}
+    margin["t"] = min(margin.get("t", 14), 26)
+    return {**kept, "height": _HEIGHT, "autosize": True, "margin": margin,
+            "uirevision": "filled" if filled else "empty",
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
 
 

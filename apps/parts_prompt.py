@@ -29,7 +29,7 @@ class Prompt:
         # The browser answers the click itself; the server's word follows within a frame.
         self.run.js_on_click(code="document.documentElement.classList.add('busy')")
         self.cancel = self._button("Cancel", cancel, "default", 84)
-        self.pin = self._button("Pin as baseline", pin, "default", 124)
+        self.pin = self._button("Pin as baseline", pin, "default", 138)
         self.compare = self._button("Compare", compare, "default", 92)
         self.report = pn.pane.HTML("", margin=(6, 4), width=190, sizing_mode="fixed")
         self.message = pn.pane.HTML("", margin=(2, 4, 0, 4))

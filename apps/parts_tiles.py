@@ -58,5 +58,5 @@ def change(name: str, metric: Metric | None, base: Metric | None) -> Markup | No
     good = (ratio > 1) == (better == "higher") if better else None
     arrow = "▲" if ratio > 1 else "▼"
     text = f"{ratio:.2f}×" if 0.1 < ratio < 10 else f"{ratio:.3g}×"
-    return tag("span", f"{arrow} {text} the baseline",
+    return tag("span", f"{arrow} {text} baseline",
                cls="same" if good is None else "up" if good else "down")
