@@ -6,7 +6,7 @@ import importlib.util
 
 import torch
 
-from . import cpu, reference
+from workbench.kernels.kv_int8 import cpu, reference
 
 #: Folded query rows (queries times heads per key head) that one tile of the GPU kernel holds.
 CUDA_ROWS = 128
@@ -20,7 +20,7 @@ def has_triton() -> bool:
 def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[..., D] -> int8 [..., D] and bfloat16 scales [..., 1]."""
     if x.is_cuda and has_triton():
-        from . import gpu
+        from workbench.kernels.kv_int8 import gpu
 
         return gpu.quantize(x)
     return reference.quantize(x)
@@ -32,7 +32,7 @@ def attend(query: torch.Tensor, keys: torch.Tensor, key_scales: torch.Tensor,
     """``query`` [B, H, n, D] over int8 [B, K, S, D | E] with scales [B, K, S, 1] -> [B, H, n, E]."""
     rows = query.shape[1] // keys.shape[1] * query.shape[2]
     if query.is_cuda and has_triton() and rows <= CUDA_ROWS:
-        from . import gpu
+        from workbench.kernels.kv_int8 import gpu
 
         return gpu.attend(query, keys, key_scales, values, value_scales, scaling)
     return cpu.attend(query, keys, key_scales, values, value_scales, scaling)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 #: Up to this many rows the fused kernel is faster. Measured on a Xeon with AMX (one thread, torch
 #: 2.13; benchmarks/kernels): at 1024x384, m = 16, 32, 128, 512: fused 177, 341, 1290, 5386 us,
 #: blocked 683, 748, 835, 1230 us, bfloat16 91, 117, 168, 462 us; the same crossing at 2048x2048.
+#: The fused kernel computes a row to the same bits however many rows there are (verified drafts need it).
 FUSED_ROWS = 64
 #: Weights dequantized at a time: 1 MiB of bfloat16 stays in the second-level cache.
 BLOCK = 1 << 19

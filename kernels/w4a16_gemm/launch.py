@@ -7,7 +7,7 @@ import importlib.util
 import torch
 from torch.nn import functional as F
 
-from . import cpu, nibbles, reference
+from workbench.kernels.w4a16_gemm import cpu, nibbles, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
 CUDA_FUSED_ROWS = 128
@@ -57,7 +57,7 @@ def matmul(x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor) -> torch.
     if not x.is_cuda:
         return cpu.matmul(cpu.pad_columns(x, packed.shape[1] * 2).contiguous(), packed, pairs)
     if has_triton() and x.shape[0] <= CUDA_FUSED_ROWS:
-        from . import gpu
+        from workbench.kernels.w4a16_gemm import gpu
 
         return gpu.matmul(x.contiguous(), packed, pairs)
     weight = dequantize(packed, pairs, x.dtype)

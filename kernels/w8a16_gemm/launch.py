@@ -7,7 +7,7 @@ import importlib.util
 import torch
 from torch.nn import functional as F
 
-from . import cpu, reference
+from workbench.kernels.w8a16_gemm import cpu, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
 CUDA_FUSED_ROWS = 256
@@ -41,9 +41,10 @@ def pack(q: torch.Tensor) -> torch.Tensor:
 def matmul(x: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """``x`` [M, K] bfloat16 -> [M, N]."""
     if not x.is_cuda:
-        return cpu.matmul(F.pad(x, (0, q.shape[1] - x.shape[1])).contiguous(), q, scale)
+        missing = q.shape[1] - x.shape[1]
+        return cpu.matmul((F.pad(x, (0, missing)) if missing else x).contiguous(), q, scale)
     if has_triton() and x.shape[0] <= CUDA_FUSED_ROWS:
-        from . import gpu
+        from workbench.kernels.w8a16_gemm import gpu
 
         return gpu.matmul(x.contiguous(), q, scale)
     return F.linear(x, q[:, :x.shape[1]].to(x.dtype)) * scale

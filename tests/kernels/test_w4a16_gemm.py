@@ -97,3 +97,15 @@ def test_quantizing_some_rows_at_a_time_changes_nothing(monkeypatch, n, k, group
     assert torch.equal(w, kept)
     assert torch.equal(pairs, expected)
     assert torch.equal(packed, launch.pack(q, group))
+
+
+@pytest.mark.parametrize(("n", "k"), [(384, 384), (384, 1024), (128, 384), (63, 60)])
+def test_a_row_has_the_same_bits_however_many_rows_there_are(n: int, k: int) -> None:
+    """Speculation that is token-identical to plain decoding rests on this, up to the fused limit."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(n, k, generator=generator) * 0.02
+    x = torch.randn(cpu.FUSED_ROWS, k, generator=generator).bfloat16()
+    stored = launch.quantize_and_pack(w, 64, False)
+    alone = torch.cat([launch.matmul(row[None], *stored) for row in x])
+    for m in (2, 3, 5, 8, 13, cpu.FUSED_ROWS):
+        assert torch.equal(launch.matmul(x[:m], *stored), alone[:m])

@@ -12,7 +12,7 @@ from workbench.kernels.w8a16_gemm import cost, cpu, launch, reference
 TOLERANCE = 0.005  # one bfloat16 rounding of the result, one of the accumulated block
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 63, 60), (5, 60, 123), (17, 123, 63), (40, 384, 128),
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 63, 60), (5, 60, 123), (17, 123, 63), (60, 384, 128),
                                            (3, 1, 1), (16, 7, 17)])
 def test_fused_and_blocked_match_the_reference(relative_rms, m: int, n: int, k: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -47,3 +47,15 @@ def test_costs() -> None:
     assert cost.weight_bytes(10, 16) == 180
     assert cost.weight_bytes(10, 17) == 340
     assert cost.flops(2, 3, 5) == 60
+
+
+@pytest.mark.parametrize(("n", "k"), [(384, 384), (384, 1024), (128, 384), (63, 60)])
+def test_a_row_has_the_same_bits_however_many_rows_there_are(n: int, k: int) -> None:
+    """Speculation that is token-identical to plain decoding rests on this, up to the fused limit."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(n, k, generator=generator) * 0.02
+    x = torch.randn(cpu.FUSED_ROWS, k, generator=generator).bfloat16()
+    stored = launch.quantize_and_pack(w)
+    alone = torch.cat([launch.matmul(row[None], *stored) for row in x])
+    for m in (2, 3, 5, 8, 13, cpu.FUSED_ROWS):
+        assert torch.equal(launch.matmul(x[:m], *stored), alone[:m])
