@@ -179,7 +179,8 @@ class Session:
         try:
             from workbench.forecast import learn
 
-            learn(run.requested, self.shape, self.machine, run.metrics)
+            learn(run.requested, self.shape, self.machine, run.metrics,
+                  draft_shape_of(run.requested))
         except (ImportError, OSError, ValueError, KeyError):
             return
 

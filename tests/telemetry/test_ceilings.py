@@ -33,3 +33,11 @@ def test_cancelling_keeps_what_was_there() -> None:
     with pytest.raises(Cancelled):
         ceilings.measure(lambda event: None, lambda: True)
     assert this_machine().ceilings == {"ram_bytes_per_s": 1.0}
+
+
+def test_products_of_packed_matrices_are_measured() -> None:
+    """Stored bytes per second: four bits reach at most what plain reading does, give or take noise."""
+    for name in ceilings.PRODUCTS:
+        rate, spread = ceilings.product(name, "cpu", 2)
+        assert 1e7 < rate < 1e12, name
+        assert 0 <= spread < 1

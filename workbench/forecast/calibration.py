@@ -83,20 +83,29 @@ def save(machine: Machine, calibration: Calibration) -> None:
         aside.replace(path)
 
 
-def learn(settings: Settings, shape: ModelShape, machine: Machine, metrics: dict[str, Any]) -> None:
-    """Compare a finished run with the uncorrected model and remember the ratio."""
+def learn(settings: Settings, shape: ModelShape, machine: Machine, metrics: dict[str, Any],
+          draft_shape: ModelShape | None = None) -> None:
+    """Compare a finished run with the uncorrected model and remember the ratios."""
     from workbench.forecast.memory import device_of
-    from workbench.forecast.model import raw_times
+    from workbench.forecast.model import PROMPT_TOKENS, raw_times
 
+    measured = {name: m.value for name, m in metrics.items() if m is not None and m.value}
     calibration = load(machine)
     key = key_of(settings, shape, device_of(settings, machine))
-    length = metrics.get("mean_accepted_length")
-    emitted = length.value if length is not None else None
-    times = raw_times(settings, shape, machine, None, accepted=emitted)
-    for metric in ("tpot_s",):
-        found = metrics.get(metric)
-        if found is not None and found.value:
-            calibration.add(key, metric, found.value / times.tpot_s)
+    emitted = measured.get("mean_accepted_length")
+    prompt = prompt_tokens(measured, settings.limits.batch)
+    times = raw_times(settings, shape, machine, draft_shape, prompt or PROMPT_TOKENS, emitted)
+    if "tpot_s" in measured:
+        calibration.add(key, "tpot_s", measured["tpot_s"] / times.tpot_s)
+    if "ttft_s" in measured and prompt:
+        calibration.add(key, "ttft_s", measured["ttft_s"] / times.ttft_s)
     if emitted and settings.decoding.rows() > 1:
         calibration.add(key, "accepted_length", emitted)
     save(machine, calibration)
+
+
+def prompt_tokens(measured: dict[str, float], batch: int) -> int:
+    """Tokens of one prompt, from the prefill's rate and its time (nearly all of the time to the first
+    token); 0 when the run does not tell."""
+    rate, seconds = measured.get("prefill_tok_per_s"), measured.get("ttft_s")
+    return max(1, round(rate * seconds / batch)) if rate and seconds else 0

@@ -6,7 +6,7 @@ reaches in practice. Every value that comes from here is shown as "catalogue, es
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workbench.machine import Machine
 
@@ -25,6 +25,12 @@ class Rates:
     watts: float | None
     basis: str
     measured: bool
+    #: Weights technique -> stored bytes/s of its matrix-vector product, where it was measured.
+    products: dict[str, float] = field(default_factory=dict)
+
+    def product_bytes_per_s(self, weights: str) -> float:
+        """What reading packed matrices while multiplying reaches; else plain bandwidth."""
+        return self.products.get(weights, self.memory_bytes_per_s)
 
 
 #: name fragment -> (HBM or GDDR bytes/s, dense bf16 FLOP/s, host link bytes/s, board W).
@@ -56,9 +62,12 @@ def rates(machine: Machine, device: str) -> Rates:
         "catalogue, estimated", False)
     if memory is None or flops is None:
         return base
+    start, end = "gpu_gemv_" if gpu else "gemv_", "_bytes_per_s"
+    products = {name.removeprefix(start).removesuffix(end): rate for name, rate in known.items()
+                if name.startswith(start) and name.endswith(end)}
     return Rates(memory, flops, known.get("gpu_launch_s" if gpu else "dispatch_s", base.dispatch_s),
                  known.get("h2d_bytes_per_s", base.link_bytes_per_s), disk, base.watts,
-                 "measured ceilings", True)
+                 "measured ceilings", True, products)
 
 
 def _gpu(machine: Machine) -> Rates:

@@ -36,7 +36,7 @@ def layer_bytes(settings: Settings, shape: ModelShape) -> int:
 
 
 def head_bytes(settings: Settings, shape: ModelShape) -> int:
-    """Embedding, output head (packed when the technique packs it) the last norm, rotary frequencies."""
+    """Embedding, output head (packed when the technique packs it), last norm, rotary frequencies."""
     item = DTYPE_BYTES[compute_dtype(settings, shape)]
     lookup = shape.embedding_parameters * item
     # The last norm, and the rotary frequencies, which transformers keeps twice in float32.
@@ -53,11 +53,15 @@ def kv_bytes(settings: Settings, shape: ModelShape, tokens: int) -> int:
 
 
 def draft_bytes(settings: Settings, draft: ModelShape | None, tokens: int) -> int:
-    """The draft's weights in the compute dtype and its full cache."""
+    """The draft's weights in the compute dtype, its rotary tables, its full cache."""
     if draft is None:
         return 0
     item = DTYPE_BYTES[compute_dtype(settings, draft)]
-    return draft.parameters * item + draft.kv_elements * item * tokens
+    cached = min(tokens, draft.max_positions)
+    elements = draft.parameters + draft.kv_elements * cached
+    if "Llama" in draft.architecture:  # runs in the lean form, which tabulates sine and cosine
+        return (elements + 2 * draft.max_positions * draft.head_dim) * item
+    return elements * item + draft.head_dim * 4
 
 
 def pages(n: int) -> int:
@@ -67,7 +71,7 @@ def pages(n: int) -> int:
 
 def tiers(settings: Settings, shape: ModelShape, machine: Machine, draft: ModelShape | None,
           tokens: int) -> list[TierUse]:
-    """One entry per tier in use; ``tokens``: prompt and output."""
+    """One entry per tier in use; ``tokens``: what the caches are made for."""
     device = device_of(settings, machine)
     compute = "gpu" if device.startswith("cuda") else "ram"
     one = layer_bytes(settings, shape)

@@ -16,6 +16,7 @@ from workbench.forecast.estimate import Estimate, TierUse
 from workbench.forecast.hardware import Rates, rates
 from workbench.machine import Machine
 from workbench.shape import ModelShape
+from workbench.techniques.kvcache import capacity
 from workbench.units import format_bytes
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def forecast(settings: Settings, shape: ModelShape, machine: Machine, *,
     device = memory.device_of(settings, machine)
     known = learned.load(machine)
     key = learned.key_of(settings, shape, device)
-    tokens = min(prompt_tokens + settings.limits.max_new_tokens, shape.max_positions)
+    tokens = capacity(prompt_tokens, settings.limits.max_new_tokens, settings.decoding.rows())
     accepted = known.factor(key, "accepted_length")
     times = raw_times(settings, shape, machine, draft_shape, prompt_tokens,
                       accepted[0] if accepted[2] else None)
@@ -100,12 +101,14 @@ def forecast(settings: Settings, shape: ModelShape, machine: Machine, *,
     doubt = spread or (_CEILINGS_DOUBT if here.measured else _CATALOGUE_DOUBT)
     basis = here.basis + (f", calibrated on {runs} runs like this" if runs else
                           ", calibrated on other runs" if spread else "")
-    tpot, ttft = times.tpot_s * factor, times.ttft_s * factor
+    first, first_spread, first_runs = known.factor(key, "ttft_s")
+    tpot = times.tpot_s * factor
+    ttft = times.ttft_s * (first if first_runs else factor)
     batch = settings.limits.batch
     return Forecast(
         tiers=tuple(memory.tiers(settings, shape, machine, draft_shape, tokens)),
         tpot_s=Estimate.around(tpot, doubt, "s", basis),
-        ttft_s=Estimate.around(ttft, max(doubt, 1.5), "s", basis),
+        ttft_s=Estimate.around(ttft, first_spread if first_runs else max(doubt, 1.5), "s", basis),
         tok_per_s=Estimate.around(batch / tpot, doubt, "tok/s", basis),
         j_per_token=_energy(here, tpot / batch, doubt),
         bound=times.bound, notes=tuple(_notes(settings, prompt_tokens, bool(accepted[2]), times)))
@@ -121,13 +124,14 @@ def raw_times(settings: Settings, shape: ModelShape, machine: Machine,
     context = prompt_tokens + settings.limits.max_new_tokens // 2
     matrices = shape.layers * memory.layer_bytes(settings, shape)
     head = memory.head_bytes(settings, shape) - (0 if shape.tied else shape.embedding_parameters * 2)
-    bytes_ = matrices + head + memory.kv_bytes(settings, shape, context)
+    rest = head + memory.kv_bytes(settings, shape, context)
     streamed, rate = _streamed(settings, shape, machine, device, here)
-    work, bound = _step(here, shape, bytes_, rows * batch)
+    name = settings.weights.name()
+    work, bound = _step(here, shape, matrices, rest, rows * batch, name)
     step = max(work, streamed / rate) if streamed else work
     emitted = accepted or expected_tokens(rows - 1, ACCEPTANCE)
     drafting = _draft_seconds(settings, draft, here)
-    prefill, _ = _step(here, shape, bytes_, prompt_tokens * batch)
+    prefill, _ = _step(here, shape, matrices, rest, prompt_tokens * batch, name)
     prefill = max(prefill, streamed / rate) if streamed else prefill
     if streamed and streamed / rate > work:
         bound = "transfer"
@@ -139,10 +143,15 @@ def expected_tokens(drafted: int, acceptance: float) -> float:
     return (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
 
 
-def _step(here: Rates, shape: ModelShape, bytes_: int, rows: int) -> tuple[float, str]:
-    """(seconds, what binds: memory, compute or dispatch)."""
+def _step(here: Rates, shape: ModelShape, matrices: int, rest: int, rows: int, weights: str
+          ) -> tuple[float, str]:
+    """(seconds, what binds: memory, compute or dispatch). ``matrices``: packed bytes of the layers;
+    ``rest``: bytes of head and KV cache in their own dtype."""
+    plain = "fp32" if weights == "fp32" else "bf16"
+    reading = (matrices / here.product_bytes_per_s(weights)
+               + rest / here.product_bytes_per_s(plain))
     parameters = shape.layers * shape.layer_parameters + shape.embedding_parameters
-    parts = {"memory": bytes_ / here.memory_bytes_per_s, "compute": 2 * parameters * rows / here.flops}
+    parts = {"memory": reading, "compute": 2 * parameters * rows / here.flops}
     dispatch = here.dispatch_s * OPERATORS_PER_LAYER * shape.layers
     longest = max(parts, key=lambda name: parts[name])
     return max(parts.values()) + dispatch, "dispatch" if dispatch > parts[longest] else longest
@@ -151,7 +160,11 @@ def _step(here: Rates, shape: ModelShape, bytes_: int, rows: int) -> tuple[float
 def _draft_seconds(settings: Settings, draft: ModelShape | None, here: Rates) -> float:
     if draft is None:
         return 0.0
-    one, _ = _step(here, draft, 2 * draft.parameters, settings.limits.batch)
+    plain = "fp32" if settings.weights.name() == "fp32" else "bf16"
+    item = 4 if plain == "fp32" else 2
+    layers = item * draft.layers * draft.layer_parameters
+    rest = item * draft.embedding_parameters
+    one, _ = _step(here, draft, layers, rest, settings.limits.batch, plain)
     return (settings.decoding.rows() - 1) * one
 
 

@@ -6,7 +6,9 @@ interferes); the spread over the repeats is stored beside it. ``quick`` takes a 
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 import json
 import os
 import tempfile
@@ -18,6 +20,9 @@ from typing import Any
 from workbench.errors import Cancelled
 from workbench.events import Event, Progress
 from workbench.machine import ceilings_path, home, this_machine
+
+#: Weight techniques whose matrix-vector product is measured.
+PRODUCTS = ("fp32", "bf16", "int8", "int4")
 
 Rate = tuple[float, float]  # best, (best - median) / best
 
@@ -32,12 +37,17 @@ def measure(emit: Callable[[Event], None], cancelled: Callable[[], bool], full: 
         "ram_bytes_per_s": ram_read, "ram_copy_bytes_per_s": ram_copy,
         "gemm_fp32_flops": lambda n: gemm(torch.float32, "cpu", n),
         "gemm_bf16_flops": lambda n: gemm(torch.bfloat16, "cpu", n),
+        "gemm_int8_flops": lambda n: gemm_int8("cpu", n),
+        **{f"gemv_{w}_bytes_per_s": functools.partial(product, w, "cpu") for w in PRODUCTS},
         "dispatch_s": dispatch, "disk_bytes_per_s": disk_read}
     if torch.cuda.is_available():
         jobs |= {"gpu_bytes_per_s": gpu_copy, "h2d_bytes_per_s": lambda n: link(n, True),
                  "d2h_bytes_per_s": lambda n: link(n, False), "gpu_launch_s": gpu_launch,
                  "gpu_gemm_fp32_flops": lambda n: gemm(torch.float32, "cuda", n),
-                 "gpu_gemm_bf16_flops": lambda n: gemm(torch.bfloat16, "cuda", n)}
+                 "gpu_gemm_bf16_flops": lambda n: gemm(torch.bfloat16, "cuda", n),
+                 "gpu_gemm_int8_flops": lambda n: gemm_int8("cuda", n),
+                 **{f"gpu_gemv_{w}_bytes_per_s": functools.partial(product, w, "cuda")
+                    for w in PRODUCTS}}
     found: dict[str, float] = {}
     spread: dict[str, float] = {}
     for index, (name, job) in enumerate(jobs.items()):
@@ -109,6 +119,46 @@ def gemm(dtype: Any, device: str, repeats: int) -> Rate:
             torch.cuda.synchronize()
 
     return best(2 * n**3, work, repeats)
+
+
+def gemm_int8(device: str, repeats: int) -> Rate:
+    """int8 operands, int32 result; absent where torch has no such product for the device."""
+    import torch
+
+    n = 1024 if device == "cpu" else 8192
+    a, b = (torch.randint(-99, 99, (n, n), dtype=torch.int8, device=device) for _ in range(2))
+    b = b.t()  # cuBLASLt wants the second operand by columns
+
+    def work() -> None:
+        torch._int_mm(a, b)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return best(2 * n**3, work, repeats)
+
+
+def product(weights: str, device: str, repeats: int) -> Rate:
+    """Stored bytes per second of one row times matrices packed by a weights technique.
+
+    The kernel that generation runs, over copies that together exceed the caches (CPU: 8 of 4096 x
+    4096, so 75 MiB even at 4 bits; GPU: 16), one after another as the layers of a model are."""
+    import torch
+
+    from workbench.settings import Settings
+
+    technique = Settings().with_(weights=weights).weights
+    dtype = getattr(torch, technique.compute_dtype)
+    one = technique.pack(torch.randn(4096, 4096, device=device).to(dtype), None)
+    matrices: list[Any] = [one, *(copy.deepcopy(one) for _ in range(7 if device == "cpu" else 15))]
+    x = torch.randn(1, 4096, device=device).to(dtype)
+
+    def work() -> None:
+        for matrix in matrices:
+            matrix(x)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return best(sum(m.nbytes for m in matrices), work, repeats)
 
 
 def dispatch(repeats: int) -> Rate:
