@@ -40,9 +40,9 @@ def outside(model: Any, settings: Settings) -> tuple[float, float]:
     model.generate(["def add(a, b):"], settings, events.append, lambda: False)
     forwards = [e.end_s - e.start_s for e in events if isinstance(e, Phase) and e.phase == "decode"]
     times = [e.t_s for e in events if isinstance(e, Token)]
-    gaps = [b - a for a, b in itertools.pairwise(times[1:])]
-    inside = statistics.median(forwards)
-    return statistics.median(gaps) - inside, inside
+    gaps = [b - a for a, b in itertools.pairwise(times)]  # the n-th gap holds the n-th forward
+    rest = [gap - inside for gap, inside in zip(gaps, forwards, strict=True)]
+    return statistics.median(rest[1:]), statistics.median(forwards[1:])
 
 
 def per_token(forward: Any, tokens: int = 100) -> float:
