@@ -41,3 +41,18 @@ def test_killed_under_a_session(tiny_config: Path, tmp_path: Path,
     assert [runs[r.id].status for r in (first, long, last)] == ["done", "failed", "done"]
     assert runs[first.id].text == first.text
     assert runs[long.id].text.startswith(long.text[:5])
+
+
+def test_inline_gives_the_same_text_as_the_process(tiny_config: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    texts = []
+    for inline in (True, False):
+        with wb.open(tiny_config, weights="random", inline=inline, store=Store(tmp_path),
+                     **{"compute.threads": 1}) as session:
+            run = session.run("def f(", wait=True, **{"limits.max_new_tokens": 12})
+            assert run.status == "done"
+            assert session._dispatcher.engine is not None
+            assert (session._dispatcher.engine.pid == os.getpid()) == inline
+            texts.append(run.text)
+    assert texts[0] == texts[1] != ""

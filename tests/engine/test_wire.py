@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workbench import events as ev
 from workbench.engine import wire
@@ -51,6 +55,19 @@ def test_every_event_type_crosses() -> None:
 def test_garbage_is_refused_in_a_sentence(frame: bytes) -> None:
     with pytest.raises(WireError, match="same version"):
         wire.decode_for_worker(frame)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_anything_else(frame: bytes) -> None:
+    for decode in (wire.decode_for_worker, wire.decode_for_client):
+        with contextlib.suppress(WireError):
+            assert isinstance(decode(frame), wire.Message)
+
+
+def test_a_deeply_nested_message_is_refused() -> None:
+    start = msgspec.msgpack.encode({"kind": "load", "settings": {"a": None}})[:-1]
+    with pytest.raises(WireError):
+        wire.decode_for_worker(start + b"\x91" * 100_000 + b"\xc0")
 
 
 def test_a_newer_hello_is_still_readable() -> None:

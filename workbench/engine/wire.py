@@ -137,6 +137,6 @@ def decode_for_client(frame: bytes) -> Any:
 def _decode(decoder: Any, frame: bytes) -> Any:
     try:
         return decoder.decode(frame)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # ValidationError is a DecodeError
         raise WireError(f"a message of the other side cannot be read ({error}); run the same "
                         "version of the workbench on both sides") from None
