@@ -21,7 +21,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bokeh.application.handlers import FunctionHandler
 from bokeh.events import ConnectionLost
@@ -235,15 +235,3 @@ def _own_names(host: str) -> list[str]:
     # Bokeh takes no IPv6 address as an origin; such a server is reached by name.
     return [n for n in dict.fromkeys(names) if ":" not in n]
 
-
-def main(argv: list[str] | None = None) -> Any:
-    """``python -m workbench.apps.serve`` is ``workbench serve``."""
-    from workbench.cli import main as cli
-
-    return cli(["serve", *(argv or [])])
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
