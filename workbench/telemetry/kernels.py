@@ -21,15 +21,17 @@ from workbench.telemetry.floors import Floors
 @dataclass(frozen=True)
 class Preset:
     """``budget``: share of the time since the first token that windows may cost; ``slices`` and
-    ``windows``: caps per window and per run; ``first``: the first decode step looked at."""
+    ``windows``: caps per window and per run; ``first``: the first decode step looked at;
+    ``prefill_rows``: the shortest prefill looked at."""
 
     budget: float
     slices: int
     windows: int
     first: int
+    prefill_rows: int = 0
 
 
-PRESETS = {"light": Preset(0.015, 300, 60, 4), "kernels": Preset(0.10, 800, 200, 2),
+PRESETS = {"light": Preset(0.015, 300, 60, 4, 512), "kernels": Preset(0.10, 800, 200, 2),
            "deep": Preset(float("inf"), 1500, 64, 0)}
 #: What a window is assumed to cost before the first was measured, seconds.
 _GUESS_S = 0.008
@@ -55,7 +57,7 @@ class KernelWatch:
     def before(self, phase: str, step: int, rows: int) -> None:
         if phase not in ("prefill", "draft") and self._decoding_since is None:
             self._decoding_since = time.perf_counter()
-        if not self._wanted(phase):
+        if not self._wanted(phase, rows):
             return
         capture = Capture(self._layers, self._cuda)
         try:
@@ -91,13 +93,14 @@ class KernelWatch:
             self._capture.stop()
             self._capture = None
 
-    def _wanted(self, phase: str) -> bool:
+    def _wanted(self, phase: str, rows: int) -> bool:
         if self._count >= self.preset.windows:
             return False
         if self.preset.budget == float("inf"):
             return True
-        if phase == "prefill":  # costs time to first token only, and once
-            return phase not in self._seen
+        if phase == "prefill":
+            # It costs time to first token, once: light does it where the prefill is long enough.
+            return phase not in self._seen and rows >= self.preset.prefill_rows
         if self._steps < self.preset.first:
             return False
         since = time.perf_counter() - (self._decoding_since or time.perf_counter())
