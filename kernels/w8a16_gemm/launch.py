@@ -11,8 +11,8 @@ from workbench.kernels.w8a16_gemm import cpu, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
 CUDA_FUSED_ROWS = 256
-#: Weights quantized at a time: their float32 temporaries take about 12 MiB.
-QUANTIZE_ELEMENTS = 1 << 20
+#: Weights quantized at a time: their float32 temporaries take about 3 MiB.
+QUANTIZE_ELEMENTS = 1 << 18
 
 
 def has_triton() -> bool:
