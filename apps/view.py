@@ -41,6 +41,7 @@ class View:
         self.workspace, self.session, self.hub = workspace, workspace.session, hub
         self.shown: Run | None = None
         self._cursor = 0
+        self._said = ""
         self._version: tuple[int, bool] = (-1, False)
         self._slow: tuple[Any, ...] = ()
         self._compared: list[str] = []
@@ -243,7 +244,10 @@ class View:
         self.prompt.pin.label = "Unpin baseline" if pinned else "Pin as baseline"
         self.prompt.compare.disabled = run is None
         message = self.session.message
-        if message and not (run is not None and message in (run.error, "cancelled")):
+        if run is not None and (run.status == "done" or message in (run.error, "cancelled")):
+            message = ""
+        if message != self._said:
+            self._said = message
             self.prompt.say(message, "warning")
 
     def _draw_settings(self) -> None:
