@@ -34,7 +34,7 @@ class Preset:
 PRESETS = {"light": Preset(0.015, 300, 60, 4, 512), "kernels": Preset(0.10, 800, 200, 2),
            "deep": Preset(float("inf"), 1500, 64, 0)}
 #: What a window is assumed to cost before the first was measured, seconds.
-_GUESS_S = 0.008
+_GUESS_S = 0.012
 
 
 class KernelWatch:
@@ -106,7 +106,9 @@ class KernelWatch:
         since = time.perf_counter() - (self._decoding_since or time.perf_counter())
         if phase not in self._seen:
             # What the whole run will take at this pace: a first look that the rest of it pays for.
-            since *= max(1.0, self._expected / max(1, self._steps))
+            # A verification emits about two tokens, so that a run has about half as many of them.
+            steps = self._expected / (2 if phase == "verify" else 1)
+            since *= max(1.0, steps / max(1, self._steps))
         return self._spent_s + (self._cost_s or _GUESS_S) <= self.preset.budget * since
 
     def _refuse(self, phase: str, reason: str) -> None:
