@@ -65,3 +65,16 @@ def test_a_measured_product_replaces_plain_bandwidth() -> None:
     bf16, int4 = Settings(), Settings().with_(weights="int4")
     assert forecast(int4, SHAPE, MACHINE).tpot_s.value < forecast(bf16, SHAPE, MACHINE).tpot_s.value
     assert forecast(int4, SHAPE, slow).tpot_s.value > forecast(bf16, SHAPE, slow).tpot_s.value
+
+
+def test_doubt_shrinks_with_runs_that_agree_and_stays_with_runs_that_do_not() -> None:
+    from workbench.forecast import Calibration
+
+    def spread(ratios: list[float]) -> float:
+        known = Calibration()
+        for ratio in ratios:
+            known.add("k", "tpot_s", ratio)
+        return known.factor("k", "tpot_s")[1]
+
+    assert 1.0 < spread([2.0] * 20) < spread([2.0] * 5) < spread([2.0])
+    assert spread([1.0, 2.0, 4.0] * 5) > spread([2.0] * 15) * 1.4

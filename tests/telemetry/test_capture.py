@@ -151,3 +151,12 @@ def test_layers_are_found_by_time() -> None:
     ("sm90_xmma_gemm_bf16", "matmul"), ("aten::rsqrt", "norm"), ("aten::view", "other")])
 def test_names_are_classified(name: str, cls: str) -> None:
     assert kernel_class(name) == cls
+
+
+def test_a_window_costs_little_more_than_reading_it_must(model: Any) -> None:
+    """CPU time per event: a regression to building torch's event tree would be ten times this."""
+    cost: list[float] = []
+    for window in (e for e in watched(model, preset="deep", max_new_tokens=12)
+                   if isinstance(e, KernelWindow)):
+        cost.append(window.overhead_s / window.host_events)
+    assert min(cost) < 60e-6

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Ratios kept per key; older ones make room.
 _KEEP = 24
+#: Spread of log ratios believed before any run, and how many runs that belief is worth.
+_PRIOR_SPREAD, _PRIOR_RUNS = 0.4, 2
 
 
 @dataclass
@@ -38,9 +40,11 @@ class Calibration:
         if not values:
             return 1.0, 0.0, 0
         logs = [math.log(v) for v in values]
-        # One run says little about the spread; three or more speak for themselves.
-        spread = statistics.stdev(logs) if len(logs) > 2 else 0.35
-        return math.exp(statistics.median(logs)), math.exp(max(spread, 0.05)), len(own)
+        # One run says little about the spread: start from a prior that weighs as much as two runs.
+        middle = statistics.median(logs)
+        squares = sum((x - middle) ** 2 for x in logs) + _PRIOR_RUNS * _PRIOR_SPREAD ** 2
+        spread = math.sqrt(squares / (len(logs) + _PRIOR_RUNS))
+        return math.exp(middle), math.exp(max(spread, 0.05)), len(own)
 
     def add(self, key: str, metric: str, ratio: float) -> None:
         """A ratio outside 1/100..100 is a fault, not a lesson, and is dropped."""

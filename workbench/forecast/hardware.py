@@ -50,8 +50,10 @@ GPU_DISPATCH_S, DISK_BYTES_PER_S = 8e-6, 0.8e9
 DERATE = 0.7
 
 
-def rates(machine: Machine, device: str) -> Rates:
-    """The best there is for this device: measured ceilings first, the catalogue else."""
+def rates(machine: Machine, device: str, threads: int = 0) -> Rates:
+    """The best there is for this device: measured ceilings first, the catalogue else.
+
+    ``threads``: fewer than the cores compute that much less; what they read is left to learning."""
     known = machine.ceilings
     gpu = device.startswith("cuda")
     memory = known.get("gpu_bytes_per_s" if gpu else "ram_bytes_per_s")
@@ -65,7 +67,8 @@ def rates(machine: Machine, device: str) -> Rates:
     start, end = "gpu_gemv_" if gpu else "gemv_", "_bytes_per_s"
     products = {name.removeprefix(start).removesuffix(end): rate for name, rate in known.items()
                 if name.startswith(start) and name.endswith(end)}
-    return Rates(memory, flops, known.get("gpu_launch_s" if gpu else "dispatch_s", base.dispatch_s),
+    share = 1.0 if gpu or not threads else min(1.0, threads / machine.cores)
+    return Rates(memory, flops * share, known.get("gpu_launch_s" if gpu else "dispatch_s", base.dispatch_s),
                  known.get("h2d_bytes_per_s", base.link_bytes_per_s), disk, base.watts,
                  "measured ceilings", True, products)
 

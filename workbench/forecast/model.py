@@ -22,9 +22,11 @@ from workbench.units import format_bytes
 if TYPE_CHECKING:
     from workbench.settings import Settings
 
-#: Operators that one decoder layer dispatches in eager mode (norms, projections, rotary embedding,
-#: attention, activation, residuals), counted with torch.profiler on the Llama classes.
-OPERATORS_PER_LAYER = 40
+#: Operators that the host dispatches per decoder layer (norms, projections, rotary embedding,
+#: attention, cache, activation, residuals), counted with torch.profiler on the bundled models:
+#: outermost ones of a decoding forward, embedding and head shared out. Lean: the runtime's own
+#: Llama forward, which drafts run in; half the time of transformers' at the same shape.
+OPERATORS_PER_LAYER, LEAN_OPERATORS_PER_LAYER = 64, 32
 #: Assumed prompt and acceptance before anything was measured; both are shown with the forecast.
 PROMPT_TOKENS, ACCEPTANCE = 64, 0.6
 #: Doubt as a factor: from the catalogue, from measured ceilings.
@@ -119,7 +121,7 @@ def raw_times(settings: Settings, shape: ModelShape, machine: Machine,
               accepted: float | None = None) -> Times:
     """Uncorrected seconds. ``accepted``: tokens per target forward, when it is known."""
     device = memory.device_of(settings, machine)
-    here = rates(machine, device)
+    here = rates(machine, device, settings.compute.threads)
     batch, rows = settings.limits.batch, settings.decoding.rows()
     context = prompt_tokens + settings.limits.max_new_tokens // 2
     matrices = shape.layers * memory.layer_bytes(settings, shape)
@@ -143,8 +145,8 @@ def expected_tokens(drafted: int, acceptance: float) -> float:
     return (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
 
 
-def _step(here: Rates, shape: ModelShape, matrices: int, rest: int, rows: int, weights: str
-          ) -> tuple[float, str]:
+def _step(here: Rates, shape: ModelShape, matrices: int, rest: int, rows: int, weights: str,
+          operators: int = OPERATORS_PER_LAYER) -> tuple[float, str]:
     """(seconds, what binds: memory, compute or dispatch). ``matrices``: packed bytes of the layers;
     ``rest``: bytes of head and KV cache in their own dtype."""
     plain = "fp32" if weights == "fp32" else "bf16"
@@ -152,7 +154,7 @@ def _step(here: Rates, shape: ModelShape, matrices: int, rest: int, rows: int, w
                + rest / here.product_bytes_per_s(plain))
     parameters = shape.layers * shape.layer_parameters + shape.embedding_parameters
     parts = {"memory": reading, "compute": 2 * parameters * rows / here.flops}
-    dispatch = here.dispatch_s * OPERATORS_PER_LAYER * shape.layers
+    dispatch = here.dispatch_s * operators * shape.layers
     longest = max(parts, key=lambda name: parts[name])
     return max(parts.values()) + dispatch, "dispatch" if dispatch > parts[longest] else longest
 
@@ -164,7 +166,8 @@ def _draft_seconds(settings: Settings, draft: ModelShape | None, here: Rates) ->
     item = 4 if plain == "fp32" else 2
     layers = item * draft.layers * draft.layer_parameters
     rest = item * draft.embedding_parameters
-    one, _ = _step(here, draft, layers, rest, settings.limits.batch, plain)
+    lean = LEAN_OPERATORS_PER_LAYER if "Llama" in draft.architecture else OPERATORS_PER_LAYER
+    one, _ = _step(here, draft, layers, rest, settings.limits.batch, plain, lean)
     return (settings.decoding.rows() - 1) * one
 
 
