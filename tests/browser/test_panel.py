@@ -125,7 +125,8 @@ class Tab:
             route.abort()
 
     def _console(self, message: Any) -> None:
-        lost = "ERR_CONNECTION_REFUSED" in message.text or "WebSocket" in message.text
+        lost = any(s in message.text for s in (
+            "ERR_CONNECTION_REFUSED", "WebSocket", "websocket", "Failed to connect"))
         if message.type == "error" and not lost:
             self.errors.append(message.text)
 
