@@ -160,3 +160,15 @@ def test_a_window_costs_little_more_than_reading_it_must(model: Any) -> None:
                    if isinstance(e, KernelWindow)):
         cost.append(window.overhead_s / window.host_events)
     assert min(cost) < 60e-6
+
+
+def test_a_budget_for_one_window_goes_to_the_target_not_the_draft() -> None:
+    from workbench.telemetry.floors import Floors
+    from workbench.telemetry.kernels import KernelWatch
+
+    watch = KernelWatch("kernels", [], False, Floors(1, 1), lambda event: None, lambda: 0.0, 10_000)
+    watch._steps, watch._decoding_since = 100, -1e6
+    assert not watch._wanted("draft", 4)
+    assert watch._wanted("verify", 5)
+    watch._seen.add("verify")
+    assert watch._wanted("draft", 4)

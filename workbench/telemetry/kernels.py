@@ -103,6 +103,8 @@ class KernelWatch:
             return phase not in self._seen and rows >= self.preset.prefill_rows
         if self._steps < self.preset.first:
             return False
+        if phase == "draft" and not self._seen & {"verify", "decode"}:
+            return False  # a short run pays for one window: the target's, where most of its time goes
         since = time.perf_counter() - (self._decoding_since or time.perf_counter())
         if phase not in self._seen:
             # What the whole run will take at this pace: a first look that the rest of it pays for.
