@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from workbench.session import Session
     from workbench.store import Run
 
+#: Forecasts kept for comparison with their runs.
+_KEPT = 50
 _USES = {"weights": "weights", "kv": "KV cache", "activations": "activations", "draft": "draft",
          "workspace": "workspace"}
 _TIERS = {"gpu": "GPU", "ram": "RAM", "disk": "disk"}
@@ -30,6 +32,14 @@ class ForecastPart:
     def __init__(self) -> None:
         self.layout = pn.pane.HTML("", margin=0)
         self._key: tuple[Any, ...] = ()
+        self._promised: dict[str, Forecast] = {}
+
+    def promise(self, run_id: str, forecast: Forecast | None) -> None:
+        """Keep what was forecast before this run: its error must not know the run itself."""
+        if forecast is not None:
+            self._promised[run_id] = forecast
+            while len(self._promised) > _KEPT:
+                del self._promised[next(iter(self._promised))]
 
     def draw(self, session: Session, run: Run | None = None) -> None:
         """Forecast of the current settings; beside it what the shown run measured, if it ran them."""
@@ -39,7 +49,8 @@ class ForecastPart:
             return
         self._key = key
         try:
-            found: Markup = card(session.forecast(), measured(session, run))
+            found: Markup = card(session.forecast(), measured(session, run),
+                                 self._promised.get(run.id) if run else None)
         except (WorkbenchError, ImportError) as error:
             found = sentence(str(error), "warning")
         self.layout.object = str(join([tag("h2", "Forecast", tag("span", "before the run",
@@ -53,8 +64,9 @@ def measured(session: Session, run: Run | None) -> dict[str, Any]:
     return dict(run.metrics)
 
 
-def card(forecast: Forecast, metrics: dict[str, Any]) -> Markup:
-    """Bars, then lines, then where the numbers come from."""
+def card(forecast: Forecast, metrics: dict[str, Any], promised: Forecast | None = None) -> Markup:
+    """Bars, then lines, then where the numbers come from. ``promised``: the forecast before the
+    run that ``metrics`` are of; the present one has learned from it already."""
     parts: list[Any] = []
     if not forecast.fits:
         parts.append(sentence(forecast.misfit, "error"))
@@ -62,7 +74,8 @@ def card(forecast: Forecast, metrics: dict[str, Any]) -> Markup:
     used = [u for u in _USES if any(getattr(t, f"{u}_bytes") for t in forecast.tiers)]
     parts.append(tag("div", *[tag("span", tag("i", cls=f"key {u}"), _USES[u]) for u in used],
                      cls="keys"))
-    parts += [line(name, getattr(forecast, name), metrics.get(name)) for name in _TIMES]
+    parts += [line(name, getattr(forecast, name), metrics.get(name),
+                   getattr(promised, name, None)) for name in _TIMES]
     parts.append(tag("div", f"bound by {forecast.bound}; {forecast.tpot_s.basis}", cls="help"))
     return join([*parts, *[tag("div", note, cls="help") for note in forecast.notes]])
 
@@ -80,8 +93,8 @@ def tier(use: TierUse) -> Markup:
                tag("div", *parts, cls="bar"), cls="tier")
 
 
-def line(name: str, estimate: Estimate, metric: Any) -> Markup:
-    """A value with its range, and what was measured with the forecast's error."""
+def line(name: str, estimate: Estimate, metric: Any, promised: Estimate | None = None) -> Markup:
+    """A value with its range; what was measured, and by how much the forecast before it erred."""
     value = tag("span", tag("b", shown(name, estimate.value)), cls="num")
     if estimate.value is None:
         value = tag("span", "n/a ", tag("small", estimate.reason))
@@ -89,11 +102,12 @@ def line(name: str, estimate: Estimate, metric: Any) -> Markup:
     if estimate.low is not None and estimate.high is not None:
         between = tag("small", f" {shown(name, estimate.low)} to {shown(name, estimate.high)}",
                       cls="num")
-    error = estimate.error_of(metric.value) if metric is not None else None
     real = None
-    if metric is not None and metric.value is not None and error is not None:
-        real = tag("div", f"measured {shown(name, metric.value)}, {100 * error:+.0f} %",
-                   cls="help num")
+    if metric is not None and metric.value is not None:
+        error = promised.error_of(metric.value) if promised is not None else None
+        of = "" if promised is None or error is None else (
+            f"; {shown(name, promised.value)} was forecast, {100 * error:+.0f} %")
+        real = tag("div", f"measured {shown(name, metric.value)}{of}", cls="help num")
     return tag("div", tag("span", _TIMES[name]), tag("span", value, between, real, cls="right"),
                cls="fline")
 

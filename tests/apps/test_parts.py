@@ -227,3 +227,17 @@ def test_a_whole_view_runs_shows_and_compares(make_hub: MakeHub) -> None:
     view.prompt.text.value = ""
     view._run()
     assert "empty" in view.prompt.message.object
+
+
+def test_a_forecast_is_judged_by_what_it_said_before_the_run(tiny_config: Path) -> None:
+    from workbench.apps.parts_forecast import card
+    from workbench.forecast import forecast
+
+    now = forecast(Settings(), from_file(tiny_config), this_machine())
+    assert now.tpot_s.value
+    metrics = {"tpot_s": Metric(name="tpot_s", value=2 * now.tpot_s.value, unit="s")}
+    html = str(card(now, metrics, promised=now))
+    assert "was forecast, +100 %" in html
+    assert "RAM" in html
+    assert "was forecast" not in str(card(now, metrics))
+    assert "measured" not in str(card(now, {}))

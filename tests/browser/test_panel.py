@@ -255,6 +255,9 @@ def test_the_loop(open_tab: Callable[..., Tab], tmp_path: Path) -> None:
     forecast = tab.text(".card.forecast")
     tab.choose("Weights", other)
     tab.until(lambda: tab.text(".card.forecast") != forecast, 10, "the forecast's change")
+    if zoo.draft_for(zoo.DEFAULT):
+        tab.choose("Decoding", "draft_model")
+        tab.until(lambda: "gamma" in tab.text(".side"), 10, "the draft's own controls")
     tab.button("Run").click()
     tab.until(lambda: other in tab.text(".card.output h2"), why="the second run")
     tab.finished()
@@ -274,7 +277,8 @@ def test_the_loop(open_tab: Callable[..., Tab], tmp_path: Path) -> None:
     if picture:
         Path(picture).mkdir(parents=True, exist_ok=True)
         tab.tab("Comparison")
-        tab.page.set_viewport_size({"width": 1440, "height": 1500})
+        tab.page.set_viewport_size({"width": 1440, "height": 1420})
+        tab.page.evaluate("scrollTo(0, 0)")
         tab.page.wait_for_timeout(1500)
         tab.page.screenshot(path=Path(picture) / "app.png")
 
