@@ -71,6 +71,18 @@ def test_changes_for_one_run_do_not_change_the_session(session: Session) -> None
     assert "int8" in run.effective["weights"]["effective"]
 
 
+def test_a_forecast_is_judged_by_what_it_said_before_the_run(session: Session) -> None:
+    """Afterwards the forecast has learned from the run, and would seem to have known it."""
+    before = session.forecast()
+    run = session.run("def f(", wait=True)
+    promised = session.forecast_of(run)
+    assert promised is not None
+    assert promised.tpot_s == before.tpot_s
+    assert promised.error_of(run.metrics)["tpot_s"] == pytest.approx(
+        run.metrics["tpot_s"].value / before.tpot_s.value - 1)
+    assert session.forecast().tpot_s != before.tpot_s
+
+
 def test_a_bad_value_raises_and_changes_nothing(session: Session) -> None:
     before, version = session.settings, session.version
     with pytest.raises(SettingsError, match="valid: .*int4"):

@@ -46,6 +46,7 @@ class Session:
         self._dropped = 0
         self._jobs: dict[str, dispatch.Job] = {}
         self._replays: dict[str, threading.Event] = {}
+        self._promised: dict[str, Forecast] = {}
         self.runs: list[Run] = []
         self.pinned: Run | None = None
         self.live: Run | None = None
@@ -92,6 +93,10 @@ class Session:
             raise ModelError("the model's config is not known yet, so there is no forecast")
         return forecast(settings, self.shape, self.machine, draft_shape=draft_shape_of(settings))
 
+    def forecast_of(self, run: Run) -> Forecast | None:
+        """What was forecast when this run was queued: its error must not know the run itself."""
+        return self._promised.get(run.id)
+
     def refresh_machine(self) -> None:
         """Read the ceilings again after they were measured."""
         self.machine = this_machine()
@@ -125,6 +130,8 @@ class Session:
         with self._lock:
             self.runs.append(run)
             self._jobs[run.id] = job
+            if self.shape is not None:
+                self._promised[run.id] = self.forecast(chosen)
             self.message = ""
             self._changed()
         self._dispatcher.submit(job)
