@@ -85,7 +85,7 @@ def test_a_forecast_is_judged_by_what_it_said_before_the_run(session: Session) -
 
 def test_a_bad_value_raises_and_changes_nothing(session: Session) -> None:
     before, version = session.settings, session.version
-    with pytest.raises(SettingsError, match="valid: .*int4"):
+    with pytest.raises(SettingsError, match=r"valid: .*int4"):
         session.set(weights="int5")
     with pytest.raises(SettingsError, match="empty"):
         session.run("")

@@ -14,7 +14,6 @@ import pytest
 from workbench.cli import COMMANDS, run_command
 
 
-
 def cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = run_command(list(arguments))
     out, err = capsys.readouterr()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from check_types import build_wheel  # type: ignore[import-not-found]  # noqa: E402
+from check_types import build_wheel  # type: ignore[import-not-found]
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_before_the_work(model: Any, tmp_path: Path,
     import shutil
     from collections import namedtuple
 
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 1))
     with pytest.raises(StoreError, match="free some space"):
         run(model, save=tmp_path / "ref.npy")

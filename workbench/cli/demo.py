@@ -150,7 +150,8 @@ def show(groups: dict[str, list[Run]], report: Path) -> None:
     out.print(text_table("", ["mean over prompts", *[r[0] for r in rows]], turned))
     for line in reasons([r for runs in groups.values() for r in runs]):
         out.print(line, style="dim", markup=False, soft_wrap=True)
-    folder = groups["baseline"][0].path.parent
+    path = groups["baseline"][0].path
+    folder = path.parent if path is not None else "not saved"
     for line in (f"\nreport     {report.resolve()}", f"runs       {folder}",
                  "           workbench runs | compare | replay | report read them",
                  "notebook   workbench lab      (in a checkout: make lab)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from workbench.cli.common import console, print_json, text_table
@@ -15,7 +17,7 @@ def command(as_json: bool) -> None:
     from workbench import zoo
     from workbench.shape import from_file
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in zoo.names():
         folder = zoo.path(name)
         shape = from_file(folder)
