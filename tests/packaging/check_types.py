@@ -31,7 +31,7 @@ def main() -> int:
         with zipfile.ZipFile(build_wheel(Path(folder))) as wheel:
             wheel.extractall(site)
         config = ROOT / "pyproject.toml"
-        cache = ROOT / ".mypy_cache"
+        cache = Path(folder) / "cache"  # a kept one answers for files of an earlier wheel
         command = [sys.executable, "-m", "mypy", "--config-file", config, "--cache-dir", cache,
                    "-p", "workbench"]
         return subprocess.run(command, cwd=site, env=_environment(site)).returncode
