@@ -48,6 +48,10 @@ def dressed(layout: dict[str, Any], filled: bool = False) -> dict[str, Any]:
             kept[name] = {**axis, "autorange": True}
     margin = {"l": 52, "r": 14, "b": 40, **layout.get("margin", {})}
     margin["t"] = min(margin.get("t", 14), 26)
+    if not filled:  # one sentence in the middle, which needs the whole width
+        margin.update(l=8, r=8)
+        kept["annotations"] = [{**a, "font": {**a.get("font", {}), "size": 12}}
+                               for a in kept.get("annotations", [])]
     return {**kept, "height": _HEIGHT, "autosize": True, "margin": margin,
             "uirevision": "filled" if filled else "empty",
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}

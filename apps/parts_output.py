@@ -84,7 +84,8 @@ class Output:
             parts.append(tag("div", tag("span", _prompt(run), cls="t prompt"), cls="text"))
         else:
             parts.append(self._stream.markup(_prompt(run), caret=run.status == "running"))
-        self._body.object = str(tag("div", join(parts), cls="roll"))
+        # Laid out from the bottom, so that the newest words stay in sight while it streams.
+        self._body.object = str(tag("div", tag("div", join(parts)), cls="roll"))
 
 
 def legend(sources: set[str]) -> Markup | None:

@@ -67,7 +67,7 @@ class _Row:
         self._text = pn.pane.HTML("", margin=(4, 6))
         self._buttons = {}
         for verb in ("show", "pin", "compare", "replay", "cancel"):
-            button = pn.widgets.Button(label=verb.capitalize(), width=76, margin=(6, 2),
+            button = pn.widgets.Button(label=verb.capitalize(), width=84, margin=(6, 2),
                                        css_classes=["quiet"])
             button.on_click(partial(self._clicked, act, verb, run_id))
             self._buttons[verb] = button

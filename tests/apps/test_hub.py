@@ -165,6 +165,51 @@ def test_the_idle_engine_gives_its_memory_back_once(make_hub: MakeHub) -> None:
     assert sum(type(m).__name__ == "Unload" for m in engine.asked) == 1
 
 
+def test_a_bundle_goes_out_and_comes_back_to_another_user(make_hub: MakeHub) -> None:
+    from workbench.apps.files import add_bundle, zipped
+
+    hub = make_hub()
+    ada, bob = hub.enter("ada"), hub.enter("bob")
+    run = ada.run("a")
+    assert run.wait(10)
+    until(lambda: not ada.unfinished())
+    copy = add_bundle(zipped(run), bob)
+    assert copy.text == run.text
+    assert [r.id for r in bob.history()] == [copy.id]
+    played = bob.session.replay(copy, speed=100)
+    assert played.wait(10)
+    assert played.text == run.text
+
+
+@pytest.mark.parametrize("data", [b"", b"not a zip", b"PK\x03\x04 broken"])
+def test_a_bad_upload_is_one_sentence(make_hub: MakeHub, data: bytes) -> None:
+    from workbench.apps.files import add_bundle
+
+    with pytest.raises(StoreError, match="not a zip"):
+        add_bundle(data, make_hub().enter("ada"))
+
+
+def test_a_zip_that_climbs_or_explodes_is_refused(make_hub: MakeHub) -> None:
+    import io
+    import zipfile
+
+    from workbench.apps.files import add_bundle
+
+    ada = make_hub().enter("ada")
+    climbing, bomb = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(climbing, "w") as archive:
+        archive.writestr("../../run.json", "{}")
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, \
+            archive.open("x/run.json", "w") as file:
+        for _ in range(300):
+            file.write(b"0" * (1 << 20))
+    with pytest.raises(StoreError, match="refused"):
+        add_bundle(climbing.getvalue(), ada)
+    with pytest.raises(StoreError, match="256 MiB"):
+        add_bundle(bomb.getvalue(), ada)
+    assert not [p for p in ada.session.store.root.parent.rglob("*") if p.name == "run.json"]
+
+
 def test_the_machines_own_runs_are_listed_but_not_kept(make_hub: MakeHub, tmp_path: Path) -> None:
     from workbench.store import Store
 

@@ -373,5 +373,8 @@ def test_a_restarted_server_keeps_runs_and_settings(
 def test_no_width_scrolls_sideways(open_tab: Callable[..., Tab], width: int) -> None:
     tab = open_tab(viewport={"width": width, "height": 900}, color_scheme="dark")
     assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    tab.length(8)
+    tab.run("def narrow():\n")
+    tab.finished()
     spill = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert spill <= 1
