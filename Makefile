@@ -40,7 +40,6 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 
 types: $(STAMP)
 	$(BIN)/python tests/packaging/check_types.py

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from workbench.session import Session
     from workbench.store import Run
 
-#: Forecasts kept for comparison with their runs.
-_KEPT = 50
 _USES = {"weights": "weights", "kv": "KV cache", "activations": "activations", "draft": "draft",
          "workspace": "workspace"}
 _TIERS = {"gpu": "GPU", "ram": "RAM", "disk": "disk"}
@@ -32,14 +30,6 @@ class ForecastPart:
     def __init__(self) -> None:
         self.layout = pn.pane.HTML("", margin=0)
         self._key: tuple[Any, ...] = ()
-        self._promised: dict[str, Forecast] = {}
-
-    def promise(self, run_id: str, forecast: Forecast | None) -> None:
-        """Keep what was forecast before this run: its error must not know the run itself."""
-        if forecast is not None:
-            self._promised[run_id] = forecast
-            while len(self._promised) > _KEPT:
-                del self._promised[next(iter(self._promised))]
 
     def draw(self, session: Session, run: Run | None = None) -> None:
         """Forecast of the current settings; beside it what the shown run measured, if it ran them."""
@@ -50,7 +40,7 @@ class ForecastPart:
         self._key = key
         try:
             found: Markup = card(session.forecast(), measured(session, run),
-                                 self._promised.get(run.id) if run else None)
+                                 session.forecast_of(run) if run else None)
         except (WorkbenchError, ImportError) as error:
             found = sentence(str(error), "warning")
         self.layout.object = str(join([tag("h2", "Forecast", tag("span", "before the run",

@@ -99,9 +99,7 @@ class View:
 
     def _run(self) -> None:
         try:
-            promised = self.session.forecast() if self.session.shape is not None else None
-            run = self.workspace.run(self.prompt.text.value)
-            self.forecast.promise(run.id, promised)
+            run = self.workspace.run(self.prompt.text.value or "")
         except WorkbenchError as error:
             self.prompt.say(str(error), "error")
             return

@@ -33,19 +33,24 @@ def forecast_state(session: Session, settings: Settings | None = None, run: Run 
     settings = settings or session.settings
     same = run is not None and run.status == "done" and run.requested == settings
     metrics = run.metrics if run is not None and same else {}
-    rows = [_row(name, getattr(found, name), metrics.get(name)) for name in _ROWS]
+    # The forecast made before the run is judged: the present one has learned from it already.
+    promised = session.forecast_of(run) if run is not None and same else None
+    rows = [_row(name, getattr(found, name), metrics.get(name), getattr(promised, name, None))
+            for name in _ROWS]
     return {"rows": rows, "tiers": [_tier(t) for t in found.tiers if t.total_bytes],
             "basis": found.tpot_s.basis, "error": found.misfit,
             "notes": [f"bound by {found.bound}", *found.notes]}
 
 
-def _row(name: str, e: Estimate, measured: Any) -> Json:
+def _row(name: str, e: Estimate, measured: Any, promised: Estimate | None = None) -> Json:
     row = {"name": name, "label": _ROWS[name], "text": _text(e.value, e.unit), "range": "",
            "basis": e.basis, "reason": e.reason, "measured": ""}
     if e.value is not None and e.low is not None and e.high is not None:
         row["range"] = _range(_text(e.low, e.unit), _text(e.high, e.unit))
     if measured is not None and measured.value is not None:
-        row["measured"] = _text(measured.value, e.unit)
+        error = promised.error_of(measured.value) if promised is not None else None
+        row["measured"] = _text(measured.value, e.unit) + (
+            f", {100 * error:+.0f} % of the forecast before it" if error is not None else "")
     return row
 
 

@@ -109,7 +109,8 @@ def _title(axis: dict[str, Any]) -> str:
 
 def _stacked(traces: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[float], list[float]]]:
     """(trace, lower edge, upper edge); the lower edge of a plain line is empty."""
-    found, sums = [], {}
+    found: list[Any] = []
+    sums: dict[Any, list[float]] = {}
     for trace in traces:
         values = [float(v or 0) for v in trace["y"]]
         group = trace.get("stackgroup")

@@ -79,8 +79,8 @@ def test_a_run_streams_into_the_widget(shown: Any, wait_until: Any) -> None:
     assert run.status == "done"
     text = "".join(t for _, t, _ in view.widget.text["sequences"][0])
     assert text == run.text
-    assert view.widget.figure_speed["data"]
-    assert view.widget.history[0]["id"] == run.id
+    wait_until(lambda: view.widget.figure_speed["data"])
+    wait_until(lambda: view.widget.history[0]["id"] == run.id)
     wait_until(lambda: view.widget.history[0]["pinned"])  # the first finished run is the baseline
     assert view.widget.effective
     assert not sent.of("say")

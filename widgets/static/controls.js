@@ -62,11 +62,16 @@ function stringField(app, c, set) {
 function numberField(app, c, set) {
   const number = h("input", { class: "wb-input wb-number", type: "number", data: { path: c.path },
     min: c.least ?? undefined, max: c.most ?? undefined, step: "any", "aria-label": c.path,
-    on: { change: (e) => { if (e.target.value !== "") set(Number(e.target.value)); } } });
+    on: { change: (e) => {
+      if (e.target.value === "") return;
+      if (range) range.value = e.target.value;
+      set(Number(e.target.value));
+    } } });
+  let range = null;
   number.value = c.value;
   if (c.low === null || c.high === null) return number;
   const step = c.step || (c.kind === "integer" ? 1 : (c.high - c.low) / 100);
-  const range = h("input", { class: "wb-range", type: "range", min: c.low, max: c.high, step,
+  range = h("input", { class: "wb-range", type: "range", min: c.low, max: c.high, step,
     "aria-label": `${c.path} slider`, data: { slider: c.path },
     on: {
       input: (e) => { number.value = e.target.value; app.preview(c.path, Number(e.target.value)); },
