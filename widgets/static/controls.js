@@ -60,13 +60,16 @@ function stringField(app, c, set) {
 }
 
 function numberField(app, c, set) {
+  let taken = String(c.value);
+  const take = (e) => {          // Enter or leaving the field; a browser may report only one of them
+    if (e.target.value === "" || e.target.value === taken) return;
+    taken = e.target.value;
+    if (range) range.value = taken;
+    set(Number(taken));
+  };
   const number = h("input", { class: "wb-input wb-number", type: "number", data: { path: c.path },
     min: c.least ?? undefined, max: c.most ?? undefined, step: "any", "aria-label": c.path,
-    on: { change: (e) => {
-      if (e.target.value === "") return;
-      if (range) range.value = e.target.value;
-      set(Number(e.target.value));
-    } } });
+    on: { change: take, keydown: (e) => { if (e.key === "Enter") take(e); } } });
   let range = null;
   number.value = c.value;
   if (c.low === null || c.high === null) return number;
@@ -75,7 +78,7 @@ function numberField(app, c, set) {
     "aria-label": `${c.path} slider`, data: { slider: c.path },
     on: {
       input: (e) => { number.value = e.target.value; app.preview(c.path, Number(e.target.value)); },
-      change: (e) => set(Number(e.target.value)),
+      change: (e) => { taken = e.target.value; set(Number(taken)); },
     } });
   range.value = c.value;
   return h("div", { class: "wb-slide" }, range, number);
