@@ -27,7 +27,7 @@ psutil = pytest.importorskip("psutil")
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600),
               pytest.mark.skipif(not zoo.names(), reason="no bundled model")]
 #: Generous: the machine may be busy with other tests.
-PATIENCE_S = 120
+PATIENCE_S = 60
 EVIL = ("<script>window.owned=1</script><img src=x onerror=\"window.owned=1\"> "
         "![x](http://example.org/x.png) $\\href{javascript:window.owned=1}{x}$ [x](javascript:1)\n")
 
@@ -170,7 +170,7 @@ def test_int4_streams_and_charts_move_during_the_run(lab: Lab) -> None:
     lab.choose("weights", "int4")
     lab.until(lambda: lab.page.locator("[data-path='weights.group']").count(), "no int4 controls")
     assert lab.page.locator(".wb-forecast").inner_text() != before, "the forecast did not move"
-    lab.length(160)
+    lab.length(512)  # long enough to be looked at, on a quick machine too
     lab.run()
     lengths, frames = set(), set()
     while lab.state == "running":
@@ -276,8 +276,9 @@ def test_picture_and_no_overflow(lab: Lab) -> None:
     assert wide == []
     folder = os.environ.get("WORKBENCH_SCREENSHOTS")
     if folder:
-        height = lab.page.locator(".wb").bounding_box()["height"]
-        lab.page.set_viewport_size({"width": 1280, "height": int(height) + 330})
+        lab.page.set_viewport_size({"width": 1280, "height": 1500})
+        lab.page.evaluate("""() => { for (let e = document.querySelector('.wb'); e; e = e.parentElement)
+            e.scrollTop = 0; }""")
         time.sleep(1.5)
         lab.page.screenshot(path=str(Path(folder) / "notebook.png"))
 
