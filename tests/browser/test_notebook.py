@@ -108,11 +108,16 @@ class Lab:
         self.page.locator(f"select[data-path='{path}']").select_option(value)
 
     def length(self, tokens: int) -> None:
+        def taken() -> bool:
+            slider = self.page.locator("[data-slider='limits.max_new_tokens']")
+            box = self.page.locator("input[data-path='limits.max_new_tokens']")
+            return slider.input_value() == box.input_value() == str(min(tokens, 512))
+
         box = self.page.locator("input[data-path='limits.max_new_tokens']")
         box.fill(str(tokens))
         box.press("Enter")
-        self.until(lambda: self.page.locator("[data-slider='limits.max_new_tokens']").input_value()
-                   == str(min(tokens, 512)), "the length was not taken")
+        self.until(taken, "the length was not taken", 15)
+        time.sleep(0.4)  # the kernel's answer redraws the controls once
 
     @property
     def state(self) -> str:

@@ -3,7 +3,11 @@ function controlsPart(app) {
   const node = h("div", { class: "wb-controls" });
   const open = new Map();
   const redraw = (groups) => {
-    const focused = node.contains(document.activeElement) ? document.activeElement.dataset.path : null;
+    const active = node.contains(document.activeElement) ? document.activeElement : null;
+    const focused = active?.dataset.path;
+    // Words that are being typed outlive a redraw that an earlier change caused.
+    const typed = active?.dataset.taken !== undefined && active.value !== active.dataset.taken
+      ? active.value : null;
     node.replaceChildren(...groups.map((group) => {
       const details = h("details", { class: "wb-group", data: { group: group.name } },
         h("summary", {}, h("span", {}, group.title),
@@ -13,7 +17,9 @@ function controlsPart(app) {
       details.addEventListener("toggle", () => open.set(group.name, details.open));
       return details;
     }));
-    if (focused) node.querySelector(`[data-path="${CSS.escape(focused)}"]`)?.focus();
+    const again = focused && node.querySelector(`[data-path="${CSS.escape(focused)}"]`);
+    if (again) again.focus();
+    if (again && typed !== null) again.value = typed;
   };
   app.watch("controls", redraw);
   app.redrawControls = () => redraw(app.model.get("controls"));
@@ -60,14 +66,13 @@ function stringField(app, c, set) {
 }
 
 function numberField(app, c, set) {
-  let taken = String(c.value);
   const take = (e) => {          // Enter or leaving the field; a browser may report only one of them
-    if (e.target.value === "" || e.target.value === taken) return;
-    taken = e.target.value;
-    if (range) range.value = taken;
-    set(Number(taken));
+    if (e.target.value === "" || e.target.value === number.dataset.taken) return;
+    number.dataset.taken = e.target.value;
+    if (range) range.value = e.target.value;
+    set(Number(e.target.value));
   };
-  const number = h("input", { class: "wb-input wb-number", type: "number", data: { path: c.path },
+  const number = h("input", { class: "wb-input wb-number", type: "number", data: { path: c.path, taken: String(c.value) },
     min: c.least ?? undefined, max: c.most ?? undefined, step: "any", "aria-label": c.path,
     on: { change: take, keydown: (e) => { if (e.key === "Enter") take(e); } } });
   let range = null;
@@ -78,7 +83,7 @@ function numberField(app, c, set) {
     "aria-label": `${c.path} slider`, data: { slider: c.path },
     on: {
       input: (e) => { number.value = e.target.value; app.preview(c.path, Number(e.target.value)); },
-      change: (e) => { taken = e.target.value; set(Number(taken)); },
+      change: (e) => { number.dataset.taken = e.target.value; set(Number(e.target.value)); },
     } });
   range.value = c.value;
   return h("div", { class: "wb-slide" }, range, number);
