@@ -50,7 +50,7 @@ def _row(name: str, e: Estimate, measured: Any, promised: Estimate | None = None
     if measured is not None and measured.value is not None:
         error = promised.error_of(measured.value) if promised is not None else None
         row["measured"] = _text(measured.value, e.unit) + (
-            f", {100 * error:+.0f} % of the forecast before it" if error is not None else "")
+            f", {100 * error:+.0f} % against the forecast before it" if error is not None else "")
     return row
 
 

@@ -59,7 +59,9 @@ def kernels_by_phase(kernels: pl.DataFrame, title: str = "Kernels by phase",
                      reason: str = "") -> Figure:
     """From ``analysis.kernels``: time per phase, stacked by class, summed over the capture windows."""
     if kernels.is_empty():
-        return empty(title, reason or "No kernels were captured (telemetry off, or no window yet).")
+        return empty(title, reason or (
+            "No kernels were captured: telemetry is off, or the run was too short for the light "
+            "preset. telemetry.preset=kernels looks more often."))
     rows = kernels.group_by(["phase", "cls"]).agg(
         _sum("total_s"), _sum("calls")).rows(named=True)
     found = {(r["phase"], r["cls"]): r for r in rows}
