@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 TOP = ("kernels", "widgets", "apps")
 
 PURE = {"errors", "units", "events", "shape", "machine"}
-VIEW = {"session", "dispatch", "evaluation", "store", "analysis", "charts", "export", "settings",
+VIEW = {"panels", "session", "dispatch", "evaluation", "store", "analysis", "charts", "export", "settings",
         "forecast", "techniques", "zoo", "lab"} | PURE
 #: part -> the parts that it may import, itself always included.
 MAY = {
@@ -40,6 +40,7 @@ MAY = {
     "session": PURE | {"dispatch", "evaluation", "engine.client", "store", "forecast", "analysis",
                        "settings", "zoo", "export"},
     "lab": {"errors", "machine"},
+    "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
     "cli": VIEW | {"engine.client", "engine.remote", "report", "apps"},
 }
