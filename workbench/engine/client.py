@@ -171,7 +171,10 @@ class Engine:
         self.state = "dead"
         with self._lock:
             self._wake.close(0)
-        self._context.destroy(0)
+        if not self._thread.is_alive():
+            # Its sockets are closed. Never destroy(): it closes the sockets of a thread that is
+            # still inside one, and libzmq then aborts the whole process.
+            self._context.term()
 
     def __enter__(self) -> Engine:
         return self
@@ -236,7 +239,8 @@ class Engine:
                     self._connection(zmq.utils.monitor.recv_monitor_message(monitor))
                 if time.monotonic() - beaten > _BEAT_S:
                     beaten = time.monotonic()
-                    socket.send(encode(Beat()))
+                    with contextlib.suppress(zmq.Again):
+                        socket.send(encode(Beat()), zmq.NOBLOCK)
                 self._look()
         finally:
             socket.disable_monitor()
@@ -245,10 +249,19 @@ class Engine:
             wake.close(0)
 
     def _send(self, socket: Any) -> None:
+        """What waits, as far as it goes. Between two attempts to connect there is nobody to send to;
+        waiting in ``send`` for that would miss why the connection failed."""
+        import zmq
+
         with self._lock:
             outbox, self._outbox = self._outbox, []
-        for message in outbox:
-            socket.send(encode(message))
+        for sent, message in enumerate(outbox):
+            try:
+                socket.send(encode(message), zmq.NOBLOCK)
+            except zmq.Again:
+                with self._lock:
+                    self._outbox[:0] = outbox[sent:]
+                return
 
     def _receive(self, message: Any) -> None:
         if isinstance(message, Events):
