@@ -196,7 +196,10 @@ class Memory(Event, frozen=True, kw_only=True, tag="memory"):
 class Power(Event, frozen=True, kw_only=True, tag="power"):
     """One reading of one sensor. Fields that a sensor lacks are None, never filled in.
 
-    ``quality``: ``measured`` or ``estimated``; ``source`` names the sensor or the model."""
+    ``quality``: ``measured`` or ``estimated``; ``source`` names the sensor or the model. ``t_s`` is
+    the middle of the query and ``took_s`` its duration, so the reading is from ``t_s`` ± half of it.
+    ``others``: share of the device's work since the last reading that other processes did (0..1).
+    ``low_w high_w``: the range of an estimate."""
 
     device: str
     source: str
@@ -208,10 +211,20 @@ class Power(Event, frozen=True, kw_only=True, tag="power"):
     clock_hz: float | None = None
     temperature_c: float | None = None
     throttled: str = ""
+    took_s: float | None = None
+    limit_w: float | None = None
+    others: float | None = None
+    low_w: float | None = None
+    high_w: float | None = None
 
 
 class SensorStatus(Event, frozen=True, kw_only=True, tag="sensor"):
-    """What a power source can and cannot do here. ``available`` False carries the reason."""
+    """What a power source can and cannot do here. ``available`` False carries the reason.
+
+    ``period_s instant_period_s average_period_s``: seconds between changes of the counter and of the
+    two power fields, found by watching them; ``window_s``: what the averaged field averages over.
+    ``idle_w idle_se_w``: power of the device without work and its standard error; ``idle_basis``:
+    when and how that was measured."""
 
     device: str
     source: str
@@ -219,6 +232,12 @@ class SensorStatus(Event, frozen=True, kw_only=True, tag="sensor"):
     quality: str = "measured"
     period_s: float | None = None
     reason: str = ""
+    instant_period_s: float | None = None
+    average_period_s: float | None = None
+    window_s: float | None = None
+    idle_w: float | None = None
+    idle_se_w: float | None = None
+    idle_basis: str = ""
 
 
 class Quality(Event, frozen=True, kw_only=True, tag="quality"):
@@ -238,7 +257,8 @@ class Quality(Event, frozen=True, kw_only=True, tag="quality"):
 
 class Metric(Event, frozen=True, kw_only=True, tag="metric"):
     """One summary figure of a run, computed by ``analysis.metrics`` when it ends. ``se``: standard
-    error, where there is one. ``value`` None carries the reason."""
+    error, where there is one. ``value`` None carries the reason. ``badges``: what a reader must know
+    before believing it, separated by `` · `` (throttled, disturbed, too short for the sensor)."""
 
     name: str
     value: float | None
@@ -246,6 +266,7 @@ class Metric(Event, frozen=True, kw_only=True, tag="metric"):
     quality: str = "measured"
     reason: str = ""
     se: float | None = None
+    badges: str = ""
 
 
 AnyEvent = (

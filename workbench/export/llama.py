@@ -35,7 +35,7 @@ def command(settings: Settings) -> str:
     if not limits.stop_at_eos:
         c.flag("--ignore-eos")
     _device(c)
-    c.settle("telemetry.preset", "telemetry.power", "quality.level")
+    c.settle(*(p for p in c.settings.flat() if p.startswith("telemetry.")), "quality.level")
     if settings.tiers.name() != "resident":
         c.note(f"tiers={settings.tiers}: llama-server places whole layers, it does not stream them; "
                "lower --n-gpu-layers until the model fits", by=("tiers",))

@@ -34,7 +34,7 @@ def command(settings: Settings) -> str:
     if not limits.stop_at_eos:
         c.note("ignore_eos=true belongs to each request", by="limits.stop_at_eos")
     _device(c)
-    c.settle("telemetry.preset", "telemetry.power", "quality.level")
+    c.settle(*(p for p in c.settings.flat() if p.startswith("telemetry.")), "quality.level")
     return c.text()
 
 

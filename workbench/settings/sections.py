@@ -53,6 +53,22 @@ class Telemetry(Controlled):
     preset: str = control("light", choices=("off", "light", "kernels", "deep"),
                           help="light: short kernel windows now and then; deep: every step, capped")
     power: bool = control(True, help="read power sensors")
+    subtract_idle: bool = control(False, help="lead with the energy above idle power; the whole "
+                                              "energy is kept beside it")
+    idle_s: float = control(0.0, 0.0, 120.0, soft=(0.0, 10.0), unit="s",
+                            help="measure idle power this long before the run; 0 uses what `workbench "
+                                 "power idle` measured")
+    estimate_cpu_power: bool = control(False, help="where no CPU counter can be read, estimate its "
+                                                   "power from its rated watts and load, labelled")
+    cpu_watts: float = control(0.0, 0.0, 2000.0, soft=(0.0, 500.0), unit="W",
+                               help="rated power (TDP) of the whole processor, for the estimate; 0: "
+                                    "from the catalogue")
+    grid_g_per_kwh: float = control(445.0, 0.0, 2000.0, soft=(0.0, 1000.0), unit="g CO2/kWh",
+                                    help="carbon intensity of your electricity; 445 is the world's "
+                                         "mean in 2024 (IEA, Electricity 2025)")
+    price_per_kwh: float = control(0.13, 0.0, 10.0, soft=(0.0, 1.0), unit="currency/kWh",
+                                   help="price of your electricity; 0.13 USD is about the mean over "
+                                        "all US sectors in 2024 (EIA, Electric Power Monthly, 5.6.B)")
 
 
 @dataclass(frozen=True)
