@@ -18,6 +18,7 @@ from workbench.apps.offline import pn
 from workbench.apps.parts_charts import Charts
 from workbench.apps.parts_forecast import ForecastPart
 from workbench.apps.parts_output import Output
+from workbench.apps.parts_panels import Questions
 from workbench.apps.parts_prompt import Prompt
 from workbench.apps.parts_runs import Runs
 from workbench.apps.parts_settings import SettingsPart
@@ -27,11 +28,14 @@ from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.apps.hub import Hub, Workspace
+    from workbench.panels import Action
     from workbench.store import Run
 
 #: Milliseconds between looks at the session: 4 Hz.
 PERIOD_MS = 250
 _COMPARED = 4
+#: The place of the questions among the tabs.
+_QUESTIONS = 1
 
 
 class View:
@@ -54,6 +58,7 @@ class View:
         self.tiles, self.output, self.charts = Tiles(), Output(), Charts()
         self.forecast = ForecastPart()
         self.runs = Runs(self._act)
+        self.questions = Questions(self._attempt)
         self.settings = SettingsPart(self._import)
         self._build_detail()
         self._follow()
@@ -70,11 +75,13 @@ class View:
         upload = pn.Column(pn.pane.HTML("<h3>Replay a recorded bundle (.zip)</h3>", margin=(10, 4, 0, 4)),
                            self._upload, self._upload_note, margin=0)
         self.tabs = pn.Tabs(
-            ("Comparison", self._comparison), ("Requested / effective", self._effective),
+            ("Comparison", self._comparison), ("Explain", self.questions.layout),
+            ("Requested / effective", self._effective),
             ("Text difference", self._difference),
             ("Runs", pn.Column(self.runs.layout, upload, margin=0)),
             ("Settings as code", self.settings.layout), margin=0,
             dynamic=True)
+        self.tabs.param.watch(lambda _: self._look_at_questions(), "active")
         self.detail = pn.Column(self.tabs, self.frames.layout, margin=0)
 
     def parts(self) -> dict[str, Any]:
@@ -106,6 +113,22 @@ class View:
         self.prompt.say("")
         self._show(run)
         self.redraw()
+
+    def _attempt(self, action: Action) -> None:
+        """One click on what a panel offers: its changes become the settings, and run."""
+        run = self.shown
+        if run is None:
+            return
+        try:
+            self.workspace.set(run.requested.with_(dict(action.changes)))
+            self._show(self.workspace.run(run.prompt))
+        except WorkbenchError as error:
+            self.prompt.say(str(error), "error")
+        self.redraw()
+
+    def _look_at_questions(self) -> None:
+        self.questions.shown = self.tabs.active == _QUESTIONS
+        self.questions.draw(self.shown, self.session.pinned)
 
     def _cancel(self) -> None:
         run = self.shown
@@ -232,6 +255,7 @@ class View:
         self._draw_buttons(run)
         self.status.draw(self.session, self.hub, run, position)
         self._draw_settings()
+        self.questions.draw(run, pinned)
         self._draw_slow(run)
         self.frames.sent(busy=bool(self.workspace.unfinished()))
 

@@ -38,7 +38,7 @@ MAY = {
     "dispatch": {"errors", "events", "engine.client"},
     "evaluation": {"settings", "machine", "zoo", "engine.client", "dispatch"},
     "session": PURE | {"dispatch", "evaluation", "engine.client", "store", "forecast", "analysis",
-                       "settings", "zoo", "export"},
+                       "settings", "zoo", "export", "panels"},
     "lab": {"errors", "machine"},
     "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},

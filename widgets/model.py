@@ -18,7 +18,7 @@ from workbench.widgets.style import STATIC, style
 
 #: Parts of the script in the order in which they depend on each other; one ES module in the end.
 _SCRIPTS = ("dom.js", "controls.js", "forecast.js", "prompt.js", "output.js", "charts.js",
-            "tables.js", "main.js")
+            "tables.js", "panels.js", "main.js")
 
 
 def script() -> str:
@@ -61,4 +61,6 @@ class BenchWidget(anywidget.AnyWidget):
     effective: Any = traitlets.List().tag(sync=True)
     difference = traitlets.Dict().tag(sync=True)
     history: Any = traitlets.List().tag(sync=True)
+    panels: Any = traitlets.List().tag(sync=True)
+    panel = traitlets.Dict().tag(sync=True)
     formats: Any = traitlets.List().tag(sync=True)

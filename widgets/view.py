@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import events as ev
 from workbench.analysis.live import Live
 from workbench.errors import SettingsError, WorkbenchError
-from workbench.widgets import pulse, state
+from workbench.widgets import panels, pulse, state
 from workbench.widgets.figures import CHARTS, Figures
 from workbench.widgets.forecast import forecast_state
 
@@ -43,6 +43,7 @@ class View:
         self._version: tuple[Any, ...] = ()
         self._slow: tuple[Any, ...] = ()
         self._chosen: list[str] = []
+        self._panel = panels.Opened()
         self._progress: state.Json | None = None
         self._recorded: list[Run] = []
         self._recorded_at = 0.0
@@ -50,7 +51,8 @@ class View:
             "set": self._set, "preview": self._preview, "run": self._run, "cancel": self._cancel,
             "pin": self._pin, "show": self._show_message, "replay": self._replay,
             "compare": self._compare, "export": self._export, "report": self._report,
-            "measure": self._measure, "plotly": self._plotly}
+            "measure": self._measure, "plotly": self._plotly, "panel": self._open_panel,
+            "try": self._try}
         with widget.hold_sync():
             self._first(session)
         widget.on_msg(self._message)
@@ -75,6 +77,7 @@ class View:
         w.prompt = w.prompts[0]["text"] if w.prompts else ""
         w.chart_titles = [{"name": c.name, "title": c.title} for c in CHARTS]
         w.formats = list(FORMATS)
+        w.panels = panels.menu()
         self._draw_settings(session)
         self.look()
 
@@ -151,6 +154,8 @@ class View:
         w.tiles = state.tiles(run, session.pinned)
         for name, figure in self.figures.update(self.live).items():
             setattr(w, f"figure_{name}", figure)
+        if self._panel.due(run, session.pinned):
+            w.panel = self._panel.draw(run, session.pinned)
         self._draw_slow(session)
 
     def _draw_slow(self, session: Session) -> None:
@@ -285,6 +290,16 @@ class View:
         page = html(runs, baseline=session.pinned)
         self.widget.send({"kind": "file", "name": "workbench-report.html", "type": "text/html"},
                          buffers=[page.encode()])
+
+    def _open_panel(self, message: dict[str, Any]) -> None:
+        self._panel.open(str(message.get("key", "")))
+
+    def _try(self, message: dict[str, Any]) -> None:
+        """An action that the opened panel offers."""
+        action = self._panel.action(message.get("index"))
+        if self.shown is None or action is None:
+            raise WorkbenchError("this offer is out of date; open the panel again")
+        self._show(self._need().attempt(action, self.shown))
 
     def _measure(self, _: dict[str, Any]) -> None:
         self._need().measure_machine()

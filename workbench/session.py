@@ -23,6 +23,7 @@ from workbench.shape import ModelShape, from_file
 if TYPE_CHECKING:
     from workbench.engine.client import Engine
     from workbench.forecast import Forecast
+    from workbench.panels import Action
     from workbench.store import Run, Store
 
 #: Events kept for late views; older ones are in the run's bundle.
@@ -140,6 +141,13 @@ class Session:
             if run.status == "failed":
                 raise WorkbenchError(run.error)
         return run
+
+    def attempt(self, action: Action, run: Run) -> Run:
+        """One click to try: ``run`` again with the action's changes, which become the settings.
+
+        Raises SettingsError when they cannot work here; nothing is changed then."""
+        self.set(run.requested.with_(dict(action.changes)))
+        return self.run(run.prompts)
 
     def _work(self, context: dispatch.Context, run: Run, settings: Settings,
               prompts: list[str]) -> None:

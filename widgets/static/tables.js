@@ -1,6 +1,6 @@
 /* Tables behind tabs: comparison, requested and effective, text difference, runs, export. */
 function tabsPart(app) {
-  const tabs = { "Compare": comparePanel(app), "Requested / effective": effectivePanel(app),
+  const tabs = { "Compare": comparePanel(app), "Explain": panelsPart(app), "Requested / effective": effectivePanel(app),
     "Text difference": differencePanel(app), "Runs": runsPanel(app), "Export": exportPanel(app) };
   const bar = h("div", { class: "wb-tabbar", role: "tablist" });
   const node = h("section", { class: "wb-card wb-tabs" }, bar, Object.values(tabs));

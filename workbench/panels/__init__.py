@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from workbench.panels.base import Action, Content, Panel, Table, panel, panels
+from workbench.panels.base import Action, Content, Panel, Table, panel, panels, plain, say
 
-__all__ = ["Action", "Content", "Panel", "Table", "panel", "panels"]
+__all__ = ["Action", "Content", "Panel", "Table", "panel", "panels", "plain", "say"]

@@ -38,11 +38,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Action:
-    """One click to try: the session runs once more with ``changes`` (paths of settings -> values)."""
+    """One click to try: the session runs once more with ``changes`` (paths of settings -> values).
+
+    ``expects``: metric -> the value that the advice promises, compared with the run afterwards."""
 
     label: str
     changes: Mapping[str, Any]
     help: str = ""
+    expects: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,20 @@ def say(cell: Cell) -> str:
     if isinstance(cell, bool) or not isinstance(cell, float):
         return str(cell)
     return f"{cell:,.0f}" if abs(cell) >= 1e4 else f"{cell:.4g}"
+
+
+def plain(content: Content) -> dict[str, Any]:
+    """The content as JSON-ready values, cells as text: what a browser draws.
+
+    A column whose cells are all numbers or None is numeric (``numeric``: one flag per column)."""
+    return {
+        "sentences": list(content.sentences), "figures": list(content.figures),
+        "tables": [{"title": t.title, "columns": list(t.columns), "numeric": _numeric(t),
+                    "rows": [[say(c) for c in row] for row in t.rows]} for t in content.tables],
+        "actions": [{"label": a.label, "help": a.help} for a in content.actions],
+        "empty": content.empty}
+
+
+def _numeric(table: Table) -> list[bool]:
+    columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
+    return [bool(c) and all(x is None or isinstance(x, int | float) for x in c) for c in columns]

@@ -12,6 +12,7 @@ from workbench import analysis, charts
 from workbench.analysis.grouping import Group
 from workbench.analysis.metrics import SPECS
 from workbench.errors import WorkbenchError
+from workbench.panels import panels, plain
 from workbench.report import texts
 from workbench.settings import Settings
 
@@ -44,6 +45,7 @@ def content(runs: Sequence[Run], title: str | None, baseline: Run | None) -> dic
         "effective": [(g, _effective(g)) for g in groups],
         "differences": _differences(groups), "environment": _environment(first),
         "reproduce": [_reproduce(g) for g in groups],
+        "answers": [(g, answers(g, base)) for g in groups],
         "definitions": [(s.label, s.help) for s in SPECS.values()],
     }
 
@@ -108,6 +110,24 @@ def figures(groups: list[Group], base: Group, falls: dict[str, Any]) -> dict[str
         if not drafts.is_empty():
             found[f"acceptance-{g.id}"] = charts.acceptance(drafts)
     return found
+
+
+def answers(g: Group, base: Group) -> list[dict[str, Any]]:
+    """Every panel's answer about a configuration's first run; what has nothing to say is left out."""
+    run = g.runs[0]
+    against = base.runs[0] if base.id != g.id else None
+    found = []
+    for p in panels():
+        said = p.content(run, against)
+        if not said.empty:
+            found.append({"panel": p, "names": [f"answer-{g.id}-{p.key}-{i}"
+                                                for i in range(len(said.figures))],
+                          "figures": list(said.figures), **_without_figures(plain(said))})
+    return found
+
+
+def _without_figures(said: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in said.items() if k != "figures"}
 
 
 def _kernels(g: Group) -> list[dict[str, Any]]:

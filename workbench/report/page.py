@@ -22,6 +22,9 @@ from workbench.report.content import content
 if TYPE_CHECKING:
     from workbench.store import Run
 
+#: A larger figure of a panel is left out of the file.
+_FIGURE_CHARACTERS = 1_500_000
+
 
 def write(runs: Sequence[Run], path: str | Path, title: str | None = None,
           baseline: Run | None = None) -> Path:
@@ -47,10 +50,20 @@ def html(runs: Sequence[Run], title: str | None = None, baseline: Run | None = N
         raise WorkbenchError("a report needs at least one run; make one with `workbench run`")
     found = content(runs, title, baseline)
     figures = found.pop("figures")
+    for _, answers in found["answers"]:
+        for answer in answers:
+            drawn = zip(answer["names"], answer.pop("figures"), strict=True)
+            figures |= {name: figure for name, figure in drawn if _fits(figure)}
+            answer["names"] = [name for name in answer["names"] if name in figures]
     plotly, draw = _plotly(), _asset("draw.js")
     return _template().render(
         **found, figures=[(k, _json(v)) for k, v in figures.items()], style=_asset("style.css"),
         plotly=plotly, draw=draw, policy=_policy([plotly, draw]))
+
+
+def _fits(figure: dict[str, Any]) -> bool:
+    """Whether a figure is small enough to travel in a file (a long trace's timeline is not)."""
+    return len(_json(figure)) <= _FIGURE_CHARACTERS
 
 
 def _json(value: Any) -> str:

@@ -1,0 +1,89 @@
+"""Questions about the shown run: one panel at a time, made when its tab is looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from workbench.apps.markup import Markup, join, sentence, table, tag
+from workbench.apps.offline import pn
+from workbench.apps.parts_charts import Figure, dressed
+from workbench.panels import Action, Content, panel, panels, say
+
+if TYPE_CHECKING:
+    from workbench.store import Run
+
+_LIVE_S = 2.0
+_CONFIG = {"displayModeBar": False, "responsive": True, "showTips": False, "displaylogo": False,
+           "plotlyServerURL": ""}
+
+
+class Questions:
+    """A menu of questions and the answer to the chosen one.
+
+    ``attempt(action)``: what a click on an offer does."""
+
+    def __init__(self, attempt: Callable[[Action], None]) -> None:
+        self._attempt = attempt
+        self._drawn: tuple[Any, ...] = ()
+        self._next = 0.0
+        self._run: Run | None = None
+        self._baseline: Run | None = None
+        self.shown = False
+        self.menu = pn.widgets.Select(
+            label="Question", options={f"{p.title}: {p.question}": p.key for p in panels()},
+            margin=4, sizing_mode="stretch_width")
+        self.menu.param.watch(lambda _: self.draw(self._run, self._baseline), "value")
+        self._answer = pn.Column(margin=0, sizing_mode="stretch_width")
+        self.layout = pn.Column(self.menu, self._answer, margin=0, sizing_mode="stretch_width")
+
+    def draw(self, run: Run | None, baseline: Run | None) -> None:
+        """Bring the answer up to date; nothing happens while another tab is in front."""
+        self._run, self._baseline = run, baseline
+        if not self.shown or self.menu.value is None:
+            return
+        key = (self.menu.value, run.id if run else "", run.status if run else "",
+               baseline.id if baseline else "")
+        live = run is not None and run.status in ("running", "queued")
+        if key == self._drawn and not (live and time.monotonic() >= self._next):
+            return
+        self._drawn = key
+        began = time.monotonic()
+        found = panel(str(self.menu.value))
+        content = found.content(run, baseline) if run is not None else Content(
+            empty="Run something first; then this panel speaks of it.")
+        self._answer.objects = self._parts(found.question, content)
+        # A panel that is slow to make is made less often.
+        self._next = time.monotonic() + max(_LIVE_S, 10 * (time.monotonic() - began))
+
+    def _parts(self, question: str, content: Content) -> list[Any]:
+        lines = [tag("div", question, cls="empty")]
+        if content.empty:
+            return [_html(join([*lines, sentence(content.empty)]))]
+        parts: list[Any] = [_html(join([*lines, *[tag("p", s, cls="explain")
+                                                  for s in content.sentences]]))]
+        if content.actions:
+            parts.append(pn.Row(*[self._offer(a) for a in content.actions], margin=0))
+        parts += [_figure(f) for f in content.figures]
+        parts += [_html(join([tag("h3", t.title) if t.title else None, table(
+            t.columns, [[say(c) for c in row] for row in t.rows], cls="grid wide")]))
+            for t in content.tables]
+        return parts
+
+    def _offer(self, action: Action) -> Any:
+        button = pn.widgets.Button(label=action.label, color="primary", margin=4,
+                                   description=action.help or None)
+        button.on_click(lambda _: self._attempt(action))
+        return button
+
+
+def _html(markup: Markup) -> Any:
+    return pn.pane.HTML(str(markup), margin=(0, 4), sizing_mode="stretch_width")
+
+
+def _figure(figure: dict[str, Any]) -> Any:
+    height = int(figure.get("layout", {}).get("height") or 320)
+    layout = {**dressed(figure.get("layout", {}), bool(figure.get("data"))), "height": height}
+    return Figure({"data": list(figure.get("data", [])), "layout": layout}, config=_CONFIG,
+                  height=height, link_figure=False, margin=4, sizing_mode="stretch_width")
