@@ -161,14 +161,16 @@ class Executor:
              cancelled: Stop) -> Any:
         """Model work between the monitor's start and stop, all on this thread."""
         from workbench.telemetry import Monitor
+        from workbench.telemetry.monitor import idle_before
 
+        idle = idle_before(settings, emit, cancelled)
         began = stamp.begin()
         emit(EngineState(state="running"))
 
         def clock() -> float:
             return time.perf_counter() - began
 
-        monitor = Monitor(settings, model, emit, clock)
+        monitor = Monitor(settings, model, emit, clock, idle)
         monitor.start()
         try:
             return model.generate(prompts, settings, emit, cancelled, monitor, clock=clock)

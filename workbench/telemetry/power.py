@@ -1,14 +1,12 @@
-"""Power and energy sensors: what they are, how good they are, what they say.
+"""Power and energy sensors of this machine, and the one slow thread that reads them all.
 
-NVML (GPU): the instant and the averaged power are different fields and stay apart (on recent
-data-centre parts the default reading is a trailing average of about a second); the energy counter is
-preferred for joules. RAPL (CPU): the package's energy counter, where the system lets us read it.
-A query that a device does not support is "not available", never an exception and never a guess.
+A sensor is ``power_nvml`` (a GPU), ``power_rapl`` (a CPU package or its memory), ``power_estimate`` (a
+labelled model of a CPU, only when asked for) or :class:`Absent`, which says why there is none. A query
+that a device does not support is "not available", never an exception and never a guess.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -17,138 +15,27 @@ from typing import Any, Protocol
 
 from workbench.events import Event, Power, SensorStatus
 from workbench.machine import Machine
+from workbench.telemetry import power_idle
+from workbench.telemetry.power_estimate import CpuEstimate, rated
+from workbench.telemetry.power_load import Load
+from workbench.telemetry.power_nvml import Nvml
+from workbench.telemetry.power_rapl import Rapl, zones
+
+__all__ = ["Absent", "Nvml", "PowerPoller", "Rapl", "Sensor", "for_settings", "sensors"]
 
 #: Never faster than this by default; one poller for all sensors.
 PERIOD_S = 0.1
 RAPL = Path("/sys/class/powercap")
-#: (NVML module, device) -> period of its energy counter, None while it was not seen to change.
-_PERIODS: dict[tuple[int, int], float | None] = {}
 
 
 class Sensor(Protocol):
     """One source of readings."""
 
-    def status(self) -> SensorStatus: ...
+    def status(self, beat: Callable[[], bool] | None = None) -> SensorStatus: ...
 
     def read(self) -> Power: ...
 
     def close(self) -> None: ...
-
-
-class Nvml:
-    """One GPU through nvidia-ml-py. ``api``: the pynvml module (tests inject recorded behaviour)."""
-
-    def __init__(self, index: int, api: Any) -> None:
-        self._api, self._index = api, index
-        self._handle = api.nvmlDeviceGetHandleByIndex(index)
-        self._zero_mj: int | None = None
-
-    def status(self) -> SensorStatus:
-        first = self.read()
-        have = [n for n in ("instant_w", "average_w", "energy_j") if getattr(first, n) is not None]
-        return SensorStatus(
-            device=f"gpu{self._index}", source="NVML", available=bool(have),
-            period_s=self.period() if first.energy_j is not None else None,
-            reason="fields: " + ", ".join(have) if have else "this GPU reports no power to NVML")
-
-    def period(self) -> float | None:
-        """Seconds between the counter's updates; looked for once per process and device."""
-        key = (id(self._api), self._index)
-        if _PERIODS.get(key) is None:
-            _PERIODS[key] = self.infer_period()
-        return _PERIODS[key]
-
-    def infer_period(self, limit_s: float = 0.35) -> float | None:
-        """Median gap between changes of the energy counter, or None when it does not change."""
-        changes, last, end = [], self._energy_mj(), time.monotonic() + limit_s
-        while time.monotonic() < end:
-            now = self._energy_mj()
-            if now != last:
-                changes.append(time.monotonic())
-                last = now
-            time.sleep(0.002)
-        gaps = sorted(b - a for a, b in itertools.pairwise(changes))
-        return gaps[len(gaps) // 2] if gaps else None
-
-    def read(self) -> Power:
-        milliwatts = self._field("NVML_FI_DEV_POWER_INSTANT")
-        average = self._field("NVML_FI_DEV_POWER_AVERAGE")
-        if average is None and milliwatts is None:
-            average = self._ask("nvmlDeviceGetPowerUsage")  # documented as averaged on most parts
-        energy = self._energy_mj()
-        if energy is not None and self._zero_mj is None:
-            self._zero_mj = energy
-        load = self._ask("nvmlDeviceGetUtilizationRates")
-        clock = self._ask("nvmlDeviceGetClockInfo", getattr(self._api, "NVML_CLOCK_SM", 1))
-        return Power(
-            device=f"gpu{self._index}", source="NVML",
-            instant_w=None if milliwatts is None else milliwatts / 1000,
-            average_w=None if average is None else average / 1000,
-            energy_j=None if energy is None else (energy - (self._zero_mj or 0)) / 1000,
-            utilization=None if load is None else load.gpu / 100,
-            clock_hz=None if clock is None else clock * 1e6,
-            temperature_c=self._ask("nvmlDeviceGetTemperature", 0), throttled=self._throttled())
-
-    def _energy_mj(self) -> int | None:
-        return self._ask("nvmlDeviceGetTotalEnergyConsumption")
-
-    def _field(self, name: str) -> float | None:
-        """An NVML field value in mW; None where the driver or the device does not have it."""
-        number = getattr(self._api, name, None)
-        if number is None:
-            return None
-        try:
-            value = self._api.nvmlDeviceGetFieldValues(self._handle, [number])[0]
-            return None if value.nvmlReturn else float(value.value.uiVal)
-        except Exception:
-            return None
-
-    def _ask(self, function: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._api, function)(self._handle, *arguments)
-        except Exception:
-            return None
-
-    def _throttled(self) -> str:
-        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if bits is None:
-            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        reasons = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal (software)",
-                   0x40: "thermal (hardware)", 0x80: "power brake"}
-        return ", ".join(text for bit, text in reasons.items() if bits and bits & bit)
-
-    def close(self) -> None:
-        return None
-
-
-class Rapl:
-    """One CPU package's energy counter. Wraps at ``max_energy_range_uj``."""
-
-    def __init__(self, zone: Path) -> None:
-        self._zone = zone
-        self._name = (zone / "name").read_text().strip()
-        self._range_uj = int((zone / "max_energy_range_uj").read_text())
-        self._last_uj, self._last_s = self._counter(), time.monotonic()
-        self._sum_uj = 0
-
-    def _counter(self) -> int:
-        return int((self._zone / "energy_uj").read_text())
-
-    def status(self) -> SensorStatus:
-        # The counter is updated about every millisecond (Intel SDM vol. 3B, RAPL).
-        return SensorStatus(device=f"cpu {self._name}", source="RAPL", available=True, period_s=0.001)
-
-    def read(self) -> Power:
-        now_uj, now_s = self._counter(), time.monotonic()
-        step = (now_uj - self._last_uj) % self._range_uj
-        watts = step * 1e-6 / (now_s - self._last_s) if now_s > self._last_s else None
-        self._sum_uj += step
-        self._last_uj, self._last_s = now_uj, now_s
-        return Power(device=f"cpu {self._name}", source="RAPL", average_w=watts,
-                     energy_j=self._sum_uj * 1e-6)
-
-    def close(self) -> None:
-        return None
 
 
 class Absent:
@@ -157,7 +44,7 @@ class Absent:
     def __init__(self, device: str, source: str, reason: str) -> None:
         self._status = SensorStatus(device=device, source=source, available=False, reason=reason)
 
-    def status(self) -> SensorStatus:
+    def status(self, beat: Callable[[], bool] | None = None) -> SensorStatus:
         return self._status
 
     def read(self) -> Power:
@@ -167,9 +54,24 @@ class Absent:
         return None
 
 
-def sensors(machine: Machine, api: Any = None, rapl: Path = RAPL) -> list[Any]:
+def sensors(machine: Machine, api: Any = None, rapl: Path = RAPL, load: Load | None = None
+            ) -> list[Any]:
     """Every sensor of this machine; what is absent is there too, saying why."""
-    return [*_gpus(machine, api), *_packages(rapl)]
+    return [*_gpus(machine, api), *_packages(rapl, load)]
+
+
+def for_settings(settings: Any, machine: Machine, load: Load | None = None) -> list[Any]:
+    """The sensors of a run: measured ones, and the CPU model where the user asked for one and no
+    counter can be read."""
+    found = sensors(machine, load=load)
+    asked = settings.telemetry
+    measured = any(isinstance(s, Rapl) for s in found)
+    if asked.estimate_cpu_power and not measured and load is not None:
+        power = rated(machine, asked.cpu_watts)
+        found.append(CpuEstimate(power, load) if power else Absent(
+            "cpu", "model", f"the rated power of {machine.cpu or 'this processor'} is not in the "
+            "catalogue; set telemetry.cpu_watts to the watts of the cores that this machine has"))
+    return found
 
 
 def _gpus(machine: Machine, api: Any) -> list[Any]:
@@ -186,37 +88,46 @@ def _gpus(machine: Machine, api: Any) -> list[Any]:
         return [Absent("gpu", "NVML", f"NVML does not answer ({error})")]
 
 
-def _packages(root: Path) -> list[Any]:
-    zones = sorted(z for z in root.glob("intel-rapl:*") if z.name.count(":") == 1)
-    if not zones:
+def _packages(root: Path, load: Load | None = None) -> list[Any]:
+    there = zones(root)
+    if not there:
         return [Absent("cpu", "RAPL", "this machine shows no RAPL counter (virtual machines and "
                        "non-Linux systems hide it), so CPU energy is not available")]
     found: list[Any] = []
-    for zone in zones:
+    refused = 0
+    for zone in there:
         try:
-            found.append(Rapl(zone))
+            found.append(Rapl(zone, load))
         except PermissionError:
-            found.append(Absent("cpu", "RAPL", f"{zone}/energy_uj is not readable; an administrator "
-                                "can allow it with chmod a+r"))
+            refused += 1
         except (OSError, ValueError) as error:
-            found.append(Absent("cpu", "RAPL", f"the counter cannot be read ({error})"))
+            found.append(Absent("cpu", "RAPL", f"the counter {zone} cannot be read ({error})"))
+    if refused:
+        found.append(Absent("cpu", "RAPL", f"{root}/intel-rapl:*/energy_uj is there and not readable; "
+                            "an administrator can allow it with chmod a+r (until the next start)"))
     return found
 
 
 class PowerPoller:
-    """One slow thread for all sensors; a run without any costs no thread."""
+    """One slow thread for all sensors; a run without any costs no thread.
+
+    ``idle``: (device, source) -> idle power that was measured for it, said with its status."""
 
     def __init__(self, found: list[Any], emit: Callable[[Event], None], clock: Callable[[], float],
-                 period_s: float = PERIOD_S) -> None:
+                 period_s: float = PERIOD_S, load: Load | None = None,
+                 idle: dict[tuple[str, str], power_idle.Idle] | None = None) -> None:
         self._found, self._emit, self._clock = found, emit, clock
-        self._period_s = period_s
+        self._period_s, self._load = period_s, load
+        self._idle = idle or {}
         self._stop = threading.Event()
+        self._now = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: list[Any] = []
+        self._due = 0.0
 
     def start(self) -> None:
         """Says at once what is absent. Live sensors are asked on the thread: finding a sensor's period
-        takes a third of a second, which must not delay the run."""
+        takes half a second, which must not delay the run."""
         for sensor in self._found:
             if isinstance(sensor, Absent):
                 self._say(sensor.status())
@@ -227,9 +138,14 @@ class PowerPoller:
             self._thread = threading.Thread(target=self._poll, name="power", daemon=True)
             self._thread.start()
 
+    def nudge(self) -> None:
+        """Read once more now (a phase ends here): returns at once, the poller's thread reads."""
+        self._now.set()
+
     def stop(self) -> None:
         """One last reading, so that the energy counter covers the whole run."""
         self._stop.set()
+        self._now.set()
         if self._thread is not None:
             self._thread.join(2)
             self._read()
@@ -238,23 +154,44 @@ class PowerPoller:
 
     def _poll(self) -> None:
         for sensor in list(self._live):
-            status = sensor.status()
-            self._say(status)
+            try:
+                status = sensor.status(self._beat)
+            except Exception:
+                self._live = [s for s in self._live if s is not sensor]
+                continue
+            self._say(power_idle.told(status, self._idle))
             if not status.available:
                 self._live = [s for s in self._live if s is not sensor]
-        while not self._stop.wait(self._period_s):
+        while not self._stop.is_set():
+            self._now.wait(max(0.0, self._due - time.monotonic()))
+            self._now.clear()
+            if not self._stop.is_set():
+                self._read()
+
+    def _beat(self) -> bool:
+        """Called while a sensor is watched: readings go on meanwhile. False: stop watching."""
+        if time.monotonic() >= self._due and not self._stop.is_set():
             self._read()
+        return not self._stop.is_set()
 
     def _read(self) -> None:
-        for sensor in self._live:
+        self._due = time.monotonic() + self._period_s
+        if self._load is not None:
+            self._load.update()
+        for sensor in list(self._live):
             try:
+                began = self._clock()
                 reading = sensor.read()
                 if (reading.instant_w, reading.average_w, reading.energy_j) != (None, None, None):
-                    self._say(reading)
+                    ended = self._clock()
+                    self._say(reading, (began + ended) / 2, ended - began)
             except Exception:  # a sensor that goes away ends its series, not the run
                 self._live = [s for s in self._live if s is not sensor]
 
-    def _say(self, event: Any) -> None:
+    def _say(self, event: Any, at_s: float | None = None, took_s: float | None = None) -> None:
         import msgspec
 
-        self._emit(msgspec.structs.replace(event, t_s=self._clock()))
+        stamp = {"t_s": self._clock() if at_s is None else at_s}
+        if took_s is not None:
+            stamp["took_s"] = took_s
+        self._emit(msgspec.structs.replace(event, **stamp))
