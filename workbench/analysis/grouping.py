@@ -70,4 +70,5 @@ def mean(name: str, members: Sequence[Grouped]) -> ev.Metric:
         name=name, value=max(values) if peak else statistics.fmean(values), unit=first.unit,
         quality="estimated" if guess else "measured",
         reason=first.reason if guess else "",
-        se=None if peak or name == "new_tokens" else statistics.stdev(values))
+        se=None if peak or name == "new_tokens" else statistics.stdev(values),
+        badges=" · ".join(dict.fromkeys(m.badges for m in known if m.badges)))

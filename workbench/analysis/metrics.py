@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from workbench import events as ev
 from workbench.analysis.energy import energy
+from workbench.analysis.energy_badges import BETWEEN
+from workbench.analysis.energy_phases import PhaseEnergy, phases
 from workbench.analysis.frames import same_burst
 
 
@@ -44,6 +46,12 @@ SPECS: dict[str, Spec] = {
     "peak_ram_bytes": Spec("peak RAM", "bytes", "lower", "most bytes held in RAM"),
     "peak_disk_bytes": Spec("disk", "bytes", "lower", "most bytes of weights left on disk"),
     "j_per_token": Spec("energy", "J/token", "lower", "energy of the run / new tokens"),
+    "j_per_token_net": Spec("energy above idle", "J/token", "lower",
+                            "energy of the run less idle power / new tokens"),
+    "prefill_j_per_token": Spec("prefill energy", "J/token", "lower",
+                                "energy of the prompt phase / prompt tokens"),
+    "decode_j_per_token": Spec("decode energy", "J/token", "lower",
+                               "energy of decoding, drafts and verification / tokens after the first"),
     "mean_w": Spec("power", "W", "lower", "mean power during the run"),
     "perplexity": Spec("perplexity", "", "lower", "on the evaluation text"),
     "kl_mean": Spec("KL mean", "nats", "lower", "divergence from the untouched model"),
@@ -67,12 +75,12 @@ def summarize(events: Iterable[ev.Event]) -> dict[str, ev.Metric]:
 
 
 def metric(name: str, value: float | None, reason: str = "", quality: str = "measured",
-           se: float | None = None) -> ev.Metric:
+           se: float | None = None, badges: str = "") -> ev.Metric:
     """A metric with its unit; a value that is not finite becomes None."""
     if value is not None and not math.isfinite(value):
         value, reason = None, reason or f"the value is {value}"
     return ev.Metric(name=name, value=value, unit=SPECS[name].unit, quality=quality,
-                     reason=reason, se=se)
+                     reason=reason, se=se, badges=badges)
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -178,14 +186,42 @@ def _memory(events: list[ev.Event]) -> list[ev.Metric]:
 
 
 def _energy(events: list[ev.Event]) -> list[ev.Metric]:
+    names = ("j_per_token", "j_per_token_net", "prefill_j_per_token", "decode_j_per_token", "mean_w")
     tokens = [e for e in events if isinstance(e, ev.Token)]
     if not tokens:
-        return [metric(n, None, "no token was generated") for n in ("j_per_token", "mean_w")]
+        return [metric(n, None, "no token was generated") for n in names]
     got = energy(events, 0.0, max(t.t_s for t in tokens))
-    per_token = None if got.joules is None else got.joules / len(tokens)
-    return [metric("j_per_token", per_token, got.reason, got.quality),
-            metric("mean_w", got.watts, "" if got.watts is not None and got.quality == "measured"
-                   else got.reason, got.quality)]
+    badges, n = BETWEEN.join(got.badges), len(tokens)
+    if got.joules is None:
+        return [*(metric(m, None, got.reason, got.quality, badges=badges) for m in names[:-1]),
+                metric("mean_w", got.watts, got.reason, got.quality, badges=badges)]
+    watts_se = (got.se or 0.0) / got.window_s if got.window_s > 0 else None
+    return [
+        metric("j_per_token", got.joules / n, got.reason, got.quality, (got.se or 0.0) / n, badges),
+        metric("j_per_token_net", None if got.net_j is None else got.net_j / n,
+               got.net_reason or got.reason, got.quality,
+               None if got.net_se is None else got.net_se / n, badges),
+        *_phase_energy(events, got.quality, badges),
+        metric("mean_w", got.watts, got.reason, got.quality, watts_se, badges)]
+
+
+def _phase_energy(events: list[ev.Event], quality: str, badges: str) -> list[ev.Metric]:
+    found = phases(events)
+    prompt = [p for p in found if p.phase == "prefill"]
+    rest = [p for p in found if p.phase != "prefill"]
+    return [_per_token("prefill_j_per_token", prompt, quality, badges),
+            _per_token("decode_j_per_token", rest, quality, badges)]
+
+
+def _per_token(name: str, found: list[PhaseEnergy], quality: str, badges: str) -> ev.Metric:
+    if not found or not found[0].tokens:
+        return metric(name, None, "the run had no such phase")
+    missing = [p.reason for p in found if p.joules is None]
+    if missing:
+        return metric(name, None, missing[0], quality, badges=badges)
+    joules, tokens = sum(p.joules or 0.0 for p in found), found[0].tokens
+    return metric(name, joules / tokens, "", quality,
+                  math.hypot(*(p.se or 0.0 for p in found)) / tokens, badges)
 
 
 def _quality(events: list[ev.Event]) -> list[ev.Metric]:
@@ -213,14 +249,16 @@ def _capture(events: list[ev.Event]) -> list[ev.Metric]:
 
 
 def format_metric(m: ev.Metric | None) -> str:
-    """``'12.3 ms'``, ``'1.5 GiB'``, ``'97.2 %'``, ``'8.21 ± 0.13'`` or ``'n/a'``; estimates say so."""
+    """``'12.3 ms'``, ``'1.5 GiB'``, ``'97.2 %'``, ``'8.21 ± 0.13'`` or ``'n/a'``; estimates and badges
+    are said beside the number."""
     if m is None or m.value is None:
         return "n/a"
     text = _value_text(m)
     if m.se and m.unit != "bytes":
         number, _, unit = text.partition(" ")
         text = f"{number} ± {_spread(m, unit)} {unit}".rstrip()
-    return f"{text} (estimated)" if m.quality == "estimated" else text
+    text = f"{text} (estimated)" if m.quality == "estimated" else text
+    return f"{text} [{m.badges}]" if m.badges else text
 
 
 def _value_text(m: ev.Metric) -> str:

@@ -54,10 +54,10 @@ class Absent:
         return None
 
 
-def sensors(machine: Machine, api: Any = None, rapl: Path = RAPL, load: Load | None = None
+def sensors(machine: Machine, api: Any = None, rapl: Path | None = None, load: Load | None = None
             ) -> list[Any]:
     """Every sensor of this machine; what is absent is there too, saying why."""
-    return [*_gpus(machine, api), *_packages(rapl, load)]
+    return [*_gpus(machine, api), *_packages(rapl or RAPL, load)]
 
 
 def for_settings(settings: Any, machine: Machine, load: Load | None = None) -> list[Any]:

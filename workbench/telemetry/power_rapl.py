@@ -14,6 +14,8 @@ from pathlib import Path
 from workbench.events import Power, SensorStatus
 from workbench.telemetry.power_load import Load
 
+#: The counter moves every millisecond; watts over less than this are mostly that step.
+MIN_S = 0.02
 #: A counter that went backwards by more than this many watts' worth was reset, it did not wrap.
 _ABSURD_W = 20_000.0
 
@@ -45,7 +47,7 @@ class Rapl:
         self._sum_uj += step
         self._last_uj, self._last_s = now_uj, now_s
         return Power(device=f"cpu {self._name}", source="RAPL",
-                     average_w=step * 1e-6 / elapsed if elapsed > 0 else None,
+                     average_w=step * 1e-6 / elapsed if elapsed >= MIN_S else None,
                      energy_j=self._sum_uj * 1e-6, throttled="",
                      utilization=self._load.busy if self._load else None,
                      others=self._load.others if self._load else None)
