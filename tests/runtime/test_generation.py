@@ -46,6 +46,13 @@ def test_matches_transformers_generate(model: Any, settings: Any, generate: Any)
     {"decoding": "prompt_lookup", "sampling__temperature": 0.7, "sampling__top_k": 9},
     {"decoding": "draft_model", "draft": "same", "sampling__temperature": 1.0,
      "sampling__top_p": 0.8},
+    {"decoding": "token_recycling"}, {"decoding": "token_recycling", "decoding__nodes": 40},
+    {"decoding": "token_recycling", "sampling__temperature": 0.9, "seed": 5},
+    {"decoding": "adaptive_tables"},
+    {"decoding": "adaptive_tables", "sampling__temperature": 0.8, "sampling__top_k": 9},
+    {"decoding": "jacobi"}, {"decoding": "jacobi", "sampling__temperature": 0.7, "seed": 3},
+    {"decoding": "speculative_jacobi"}, {"decoding": "input_copy"},
+    {"decoding": "input_copy", "sampling__temperature": 0.9},
 ], ids=str)
 def test_speculation_is_token_identical_to_plain(
     decoding: dict[str, Any], generate: Any, prompts: list[str], small_draft: Any, settings: Any,
