@@ -132,7 +132,7 @@ class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     ``cls``: ``matmul attention norm activation elementwise copy sampling embedding other``.
     ``total_s mean_s min_s max_s`` are durations; ``floor_s`` the least time its bytes or FLOPs can
     take on this machine's measured ceilings, None when unknown. ``first_token last_token``: the
-    tokens the window spans."""
+    tokens the window spans. ``module``: dotted path of the innermost module that ran it, where known."""
 
     window: int
     phase: str
@@ -151,6 +151,7 @@ class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     floor_s: float | None = None
     first_token: int = 0
     last_token: int = 0
+    module: str = ""
 
 
 class Slice(Event, frozen=True, kw_only=True, tag="slice"):
@@ -269,9 +270,42 @@ class Metric(Event, frozen=True, kw_only=True, tag="metric"):
     badges: str = ""
 
 
+class Overhead(Event, frozen=True, kw_only=True, tag="overhead"):
+    """One stage of a request, measured: the stages of a request sum to the time its user waited.
+
+    ``where``: ``client wire engine``. ``seconds`` is the stage's own time, without the stages inside
+    it; ``calls``: how often it ran; ``model`` True for what is inference itself."""
+
+    what: str
+    where: str
+    seconds: float
+    calls: int = 1
+    model: bool = False
+
+
+class Interference(Event, frozen=True, kw_only=True, tag="interference"):
+    """What neighbours took from this process between ``start_s`` and ``end_s``; None: not readable.
+
+    ``others``: share of this machine's CPU that other processes used (0..1). ``steal``: share that
+    the hypervisor gave to other machines. ``waited``: seconds our threads stood ready without a core,
+    per second that they ran. ``involuntary_per_s``: times per second that a thread of ours was put
+    aside. ``pressure``: share of the time in which somebody here waited for a core (PSI).
+    ``slowdown``: estimated factor by which the work takes longer than alone."""
+
+    start_s: float
+    end_s: float
+    others: float | None = None
+    steal: float | None = None
+    waited: float | None = None
+    involuntary_per_s: float | None = None
+    pressure: float | None = None
+    slowdown: float | None = None
+
+
 AnyEvent = (
     EngineState | Progress | Note | RunStarted | RunEnded | Effective | Phase | Token | Draft
     | KernelWindow | Kernel | Slice | Transfer | Memory | Power | SensorStatus | Quality | Metric
+    | Overhead | Interference
 )
 
 TYPES: dict[str, type[Event]] = {
@@ -279,6 +313,7 @@ TYPES: dict[str, type[Event]] = {
     for t in (
         EngineState, Progress, Note, RunStarted, RunEnded, Effective, Phase, Token, Draft,
         KernelWindow, Kernel, Slice, Transfer, Memory, Power, SensorStatus, Quality, Metric,
+        Overhead, Interference,
     )
 }
 
