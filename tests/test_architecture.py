@@ -15,7 +15,7 @@ TOP = ("kernels", "widgets", "apps")
 
 PURE = {"errors", "units", "events", "shape", "machine"}
 VIEW = {"panels", "session", "dispatch", "evaluation", "store", "analysis", "charts", "export", "settings",
-        "forecast", "techniques", "zoo", "lab"} | PURE
+        "forecast", "techniques", "zoo", "lab", "energy"} | PURE
 #: part -> the parts that it may import, itself always included.
 MAY = {
     "kernels": set(),
@@ -24,7 +24,7 @@ MAY = {
     "techniques": {"errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
     "zoo": {"errors"},
-    "forecast": PURE | {"settings", "techniques"},
+    "forecast": PURE | {"settings", "techniques", "energy"},
     "runtime": PURE | {"kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "zoo"},
     "telemetry": PURE | {"settings", "runtime"},
@@ -40,7 +40,8 @@ MAY = {
     "session": PURE | {"dispatch", "evaluation", "engine.client", "store", "forecast", "analysis",
                        "settings", "zoo", "export", "panels"},
     "lab": {"errors", "machine"},
-    "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store"},
+    "energy": PURE | {"analysis", "telemetry"},
+    "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store", "energy"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
     "cli": VIEW | {"engine.client", "engine.remote", "report", "apps"},
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "runs": ("runs", "list, rename or delete recorded runs"),
     "models": ("models", "the bundled models"),
     "techniques": ("techniques", "the catalogue, or one technique"),
+    "power": ("power", "power sensors, idle power, caps, models of power"),
     "doctor": ("doctor", "what this machine has and what follows"),
     "lab": ("lab", "JupyterLab with the tutorials"),
     "serve": ("serve", "the dashboard as a web app"),
