@@ -1,0 +1,121 @@
+"""A random forest for a few thousand rows, in numpy: enough for residuals of a physical model.
+
+Breiman 2001: trees on bootstrap samples, a random part of the features tried at every split. Splits are
+looked for at up to 24 quantiles per feature. Deterministic for a seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_CANDIDATES = 24
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nodes as lists: ``feature`` -1 is a leaf with ``value``; else left where x <= ``threshold``."""
+
+    feature: list[int]
+    threshold: list[float]
+    left: list[int]
+    right: list[int]
+    value: list[float]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """x: (rows, features) float64 -> (rows,) float64."""
+        import numpy as np
+
+        feature, threshold = np.array(self.feature), np.array(self.threshold)
+        left, right, value = np.array(self.left), np.array(self.right), np.array(self.value)
+        node = np.zeros(len(x), dtype=np.int64)
+        while (inner := feature[node] >= 0).any():
+            at = node[inner]
+            goes_left = x[inner, feature[at]] <= threshold[at]
+            node[inner] = np.where(goes_left, left[at], right[at])
+        return value[node]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The mean of its trees."""
+
+    trees: tuple[Tree, ...]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """x: (rows, features) -> (rows,)."""
+        import numpy as np
+
+        return np.mean([t.predict(x) for t in self.trees], axis=0)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        return [vars(t).copy() for t in self.trees]
+
+    @classmethod
+    def from_list(cls, data: list[dict[str, Any]]) -> Forest:
+        return cls(tuple(Tree(**t) for t in data))
+
+
+def fit(x: np.ndarray, y: np.ndarray, trees: int = 40, depth: int = 8, leaf: int = 4, seed: int = 0,
+        share: float = 0.5) -> Forest:
+    """x: (rows, features) float64, y: (rows,) float64. ``share``: of the features tried per split."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    tried = max(1, round(share * x.shape[1]))
+    grown = []
+    for _ in range(trees):
+        rows = rng.integers(0, len(x), len(x))
+        nodes: dict[str, list[Any]] = {n: [] for n in ("feature", "threshold", "left", "right", "value")}
+        _grow(nodes, x[rows], y[rows], depth, leaf, tried, rng)
+        grown.append(Tree(**nodes))
+    return Forest(tuple(grown))
+
+
+def _grow(nodes: dict[str, list[Any]], x: np.ndarray, y: np.ndarray, depth: int, leaf: int, tried: int,
+          rng: np.random.Generator) -> int:
+    """Append the subtree of these rows; its root's number."""
+    number = len(nodes["value"])
+    for name, value in (("feature", -1), ("threshold", 0.0), ("left", -1), ("right", -1),
+                        ("value", float(y.mean()))):
+        nodes[name].append(value)
+    if depth == 0 or len(y) < 2 * leaf or float(y.max() - y.min()) < 1e-12:
+        return number
+    found = _split(x, y, leaf, rng.choice(x.shape[1], tried, replace=False))
+    if found is None:
+        return number
+    feature, threshold = found
+    goes_left = x[:, feature] <= threshold
+    nodes["feature"][number], nodes["threshold"][number] = int(feature), float(threshold)
+    nodes["left"][number] = _grow(nodes, x[goes_left], y[goes_left], depth - 1, leaf, tried, rng)
+    nodes["right"][number] = _grow(nodes, x[~goes_left], y[~goes_left], depth - 1, leaf, tried, rng)
+    return number
+
+
+def _split(x: np.ndarray, y: np.ndarray, leaf: int, features: np.ndarray) -> tuple[int, float] | None:
+    """The split with the least sum of squares, None where no split leaves ``leaf`` rows on each side."""
+    import numpy as np
+
+    best: tuple[float, int, float] | None = None
+    for f in features:
+        column = x[:, f]
+        cuts = np.unique(np.quantile(column, np.linspace(0, 1, _CANDIDATES + 2)[1:-1]))
+        cuts = cuts[cuts < column.max()]
+        if not len(cuts):
+            continue
+        side = column[None, :] <= cuts[:, None]
+        count = side.sum(1)
+        total = side @ y
+        rest = len(y) - count
+        usable = (count >= leaf) & (rest >= leaf)
+        if not usable.any():
+            continue
+        gain = np.where(usable, total**2 / np.maximum(count, 1)
+                        + (y.sum() - total) ** 2 / np.maximum(rest, 1), -np.inf)
+        at = int(gain.argmax())
+        if best is None or gain[at] > best[0]:
+            best = (float(gain[at]), int(f), float(cuts[at]))
+    return None if best is None else (best[1], best[2])
