@@ -13,5 +13,6 @@ setup(
     packages=packages,
     package_dir={"workbench": "workbench", **{f"workbench.{n}": n for n in MAPPED}},
     package_data={"": ["*.json", "*.jsonl", "*.safetensors", "*.txt", "*.md", "*.css", "*.js",
-                       "*.html", "*.j2", "*.cpp", "*.h", "*.yaml", "*.ipynb", "py.typed"]},
+                       "*.html", "*.j2", "*.cpp", "*.h", "*.yaml", "*.ipynb", "*.parquet", "*.gz",
+                       "py.typed"]},
 )

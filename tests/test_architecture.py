@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 TOP = ("kernels", "widgets", "apps")
 
 PURE = {"errors", "units", "events", "shape", "machine"}
-VIEW = {"panels", "session", "dispatch", "evaluation", "store", "analysis", "charts", "export", "settings",
+VIEW = {"panels", "profiling", "gallery", "session", "dispatch", "evaluation", "store", "analysis", "charts", "export", "settings",
         "forecast", "techniques", "zoo", "lab", "energy"} | PURE
 #: part -> the parts that it may import, itself always included.
 MAY = {
@@ -31,6 +31,9 @@ MAY = {
     "engine.client": {"errors", "events", "settings", "units", "machine"},
     "engine.worker": PURE | {"runtime", "quality", "techniques", "telemetry", "settings", "zoo"},
     "engine.remote": {"errors"},
+    "gallery": {"errors"},
+    "profiling": PURE | {"settings", "store", "telemetry", "runtime"},
+    "fingerprint": PURE | {"settings", "runtime", "zoo"},
     "analysis": PURE | {"settings"},
     "charts": {"analysis", "units", "events"},
     "export": PURE | {"settings", "zoo", "techniques"},
@@ -43,7 +46,7 @@ MAY = {
     "energy": PURE | {"analysis", "telemetry"},
     "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store", "energy"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"engine.client", "engine.remote", "report", "apps"},
+    "cli": VIEW | {"engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
 ALSO = {("widgets", "report"), ("apps", "report")}
@@ -52,7 +55,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "quality": {"torch"},
-    "telemetry": {"torch"}, "analysis": set(), "charts": set(), "zoo.recipes": {"torch", "transformers"},
+    "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(), "charts": set(), "zoo.recipes": {"torch", "transformers"},
     "widgets": {"ipywidgets", "plotly", "IPython", "anywidget"}, "apps": {"panel", "bokeh", "plotly"},
 }
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workbench.profiling import profile as profile
     from workbench.session import Session as Session
     from workbench.session import open as open
     from workbench.settings import Settings as Settings
     from workbench.store import Run as Run
+    from workbench.store import recorded as recorded
     from workbench.store import replay as replay
     from workbench.store import runs as runs
 
@@ -31,9 +33,10 @@ if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():
 
 _LAZY = {"open": "workbench.session", "Session": "workbench.session",
          "Settings": "workbench.settings", "runs": "workbench.store", "replay": "workbench.store",
-         "Run": "workbench.store"}
+         "Run": "workbench.store", "profile": "workbench.profiling", "recorded": "workbench.store"}
 
-__all__ = ["Run", "Session", "Settings", "__version__", "open", "replay", "runs"]
+__all__ = ["Run", "Session", "Settings", "__version__", "open", "profile", "recorded", "replay",
+           "runs"]
 
 
 def __getattr__(name: str) -> Any:

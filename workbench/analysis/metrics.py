@@ -60,6 +60,9 @@ SPECS: dict[str, Spec] = {
     "top1": Spec("top-1 agreement", "fraction", "higher", "same likeliest token as the untouched model"),
     "capture_overhead": Spec("capture cost", "fraction", "lower",
                              "share of the run that kernel capture took"),
+    "forward_p50_s": Spec("forward p50", "s", "lower", "median time of a profiled module's forward"),
+    "forward_p99_s": Spec("forward p99", "s", "lower", "99th percentile of a profiled module's forward"),
+    "items_per_s": Spec("items", "items/s", "higher", "batch items through a profiled module per second"),
 }
 QUALITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 
@@ -69,7 +72,7 @@ def summarize(events: Iterable[ev.Event]) -> dict[str, ev.Metric]:
     events = list(events)
     found: dict[str, ev.Metric] = {}
     for part in (_times(events), _speculation(events), _memory(events), _energy(events),
-                 _quality(events), _capture(events)):
+                 _quality(events), _capture(events), _forwards(events)):
         found |= {m.name: m for m in part}
     return {name: found[name] for name in SPECS}
 
@@ -139,6 +142,8 @@ def _times(events: list[ev.Event]) -> list[ev.Metric]:
 
 
 def _no_tokens(events: list[ev.Event]) -> str:
+    if any(isinstance(e, ev.Phase) and e.phase == "forward" for e in events):
+        return "a module was profiled, which makes no tokens"
     for e in reversed(events):
         if isinstance(e, ev.RunEnded) and e.status != "done":
             return f"no token was generated: the run was {e.status}"
@@ -246,6 +251,18 @@ def _capture(events: list[ev.Event]) -> list[ev.Metric]:
     if not windows or not ends or max(ends) <= 0:
         return [metric("capture_overhead", None, "kernels were not captured")]
     return [metric("capture_overhead", sum(w.overhead_s for w in windows) / max(ends))]
+
+
+def _forwards(events: list[ev.Event]) -> list[ev.Metric]:
+    """Timed forwards of a module; those under the profiler are not among them."""
+    timed = [e for e in events if isinstance(e, ev.Phase) and e.phase == "forward"]
+    seconds = [e.end_s - e.start_s for e in timed]
+    if not seconds or sum(seconds) <= 0:
+        return [metric(n, None, "no module was profiled in this run")
+                for n in ("forward_p50_s", "forward_p99_s", "items_per_s")]
+    return [metric("forward_p50_s", percentile(seconds, 0.5)),
+            metric("forward_p99_s", percentile(seconds, 0.99)),
+            metric("items_per_s", sum(e.rows for e in timed) / sum(seconds))]
 
 
 def format_metric(m: ev.Metric | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from workbench.store.archive import export_bundle, import_bundle
+from workbench.store.bundled import recorded
 from workbench.store.home import Store, open_bundle
 from workbench.store.playback import replay
 from workbench.store.run import Run, Runs
 from workbench.store.writer import Writer
 
 __all__ = ["Run", "Runs", "Store", "Writer", "export_bundle", "import_bundle", "open_bundle",
-           "replay", "runs"]
+           "recorded", "replay", "runs"]
 
 
 def runs() -> Runs:
