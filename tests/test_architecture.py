@@ -44,6 +44,7 @@ MAY = {
                        "settings", "zoo", "export", "panels"},
     "lab": {"errors", "machine"},
     "energy": PURE | {"analysis", "telemetry"},
+    "diffusion": {"errors", "techniques", "zoo"},
     "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store", "energy"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
     "cli": VIEW | {"engine.client", "engine.remote", "report", "apps", "fingerprint"},
@@ -54,7 +55,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
-    "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "quality": {"torch"},
+    "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"}, "quality": {"torch"},
     "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(), "charts": set(), "zoo.recipes": {"torch", "transformers"},
     "widgets": {"ipywidgets", "plotly", "IPython", "anywidget"}, "apps": {"panel", "bokeh", "plotly"},
 }

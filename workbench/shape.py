@@ -30,6 +30,7 @@ class ModelShape:
     experts: int = 0
     experts_per_token: int = 0
     sliding_window: int = 0
+    canvas: int = 0  # masked-diffusion models: places filled at once; 0: written from left to right
     latent_kv: int = 0  # MLA: elements per token and layer instead of 2 * kv_heads * head_dim
 
     def linears(self) -> list[tuple[str, int, int]]:
@@ -95,7 +96,7 @@ def from_config(config: dict[str, Any]) -> ModelShape:
             experts_per_token=config.get("num_experts_per_tok") or 0,
             sliding_window=(config.get("sliding_window") or 0)
             if config.get("use_sliding_window", True) else 0,
-            latent_kv=latent,
+            latent_kv=latent, canvas=(config.get("masked_diffusion") or {}).get("canvas", 0),
         )
     except KeyError as missing:
         raise ModelError(

@@ -15,6 +15,9 @@ from workbench.techniques.base import Technique
 if TYPE_CHECKING:
     import torch
 
+    from workbench.machine import Machine
+    from workbench.shape import ModelShape
+
 
 @dataclass
 class Proposal:
@@ -55,6 +58,12 @@ class Drafter:
 @dataclass(frozen=True)
 class Decoding(Technique):
     """Protocol of the family."""
+
+    def applies(self, shape: ModelShape, machine: Machine) -> str | None:
+        if shape.canvas and self.name() != "plain":
+            return (f"{self.name()} drafts what follows and this is a masked-diffusion model; choose "
+                    "plain (one place per forward) or one of the diffusion_ methods")
+        return super().applies(shape, machine)
 
     #: Rows of one verification forward at most (1 for plain decoding).
     def rows(self) -> int:

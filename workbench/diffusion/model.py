@@ -1,0 +1,96 @@
+"""A masked-diffusion model: an ordinary transformers checkpoint run without a causal mask.
+
+Its ``config.json`` carries ``masked_diffusion`` with the mask token and the canvas it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import ModelError, SettingsError
+
+
+class DiffusionModel:
+    """Make one with :func:`open_model`. Small: everything runs in float32 on the CPU."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        known = _facts(folder)
+        self.folder, self.mask, self.canvas = folder, known["mask_token_id"], known["canvas"]
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.eos, self.pad = int(self.model.config.eos_token_id), int(self.model.config.pad_token_id)
+        self._filter: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a prompt, words apart by spaces. Raises SettingsError for a word it does not know."""
+        known = self.tokenizer.get_vocab()
+        unknown = [w for w in prompt.split() if w not in known]
+        if unknown:
+            raise SettingsError(f"this model does not know the word {unknown[0]!r}; its {len(known)} "
+                                "words are listed by `workbench.zoo.list_tasks.VOCABULARY`")
+        if not prompt.split():
+            raise SettingsError("the prompt is empty; write a task like 'sort tiger apple ='")
+        return [known[w] for w in prompt.split()]
+
+    def decode(self, tokens: list[int]) -> str:
+        """Words of a text."""
+        return " ".join(self.tokenizer.convert_ids_to_tokens(tokens))
+
+    def rows(self, prompt: list[int], canvas: int) -> torch.Tensor:
+        """The prompt's ids int64 [1, P], padded at the left to the length it was trained with."""
+        from workbench.zoo.list_tasks import PROMPT
+
+        limit = self.model.config.max_position_embeddings
+        if max(PROMPT, len(prompt)) + canvas > limit:
+            raise SettingsError(f"{len(prompt)} prompt tokens and a canvas of {canvas} exceed the "
+                                f"model's {limit} positions; shorten one of them")
+        padded = [self.pad] * (PROMPT - len(prompt)) + prompt
+        return torch.tensor([padded])
+
+    def logits(self, prompt: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
+        """``prompt`` int64 [1, P], ``canvases`` [n, L] -> float32 [n, L, V], the mask at -inf."""
+        n, length = canvases.shape
+        rows = torch.cat([prompt.expand(n, -1), canvases], 1)
+        hidden = (rows == self.pad)[:, None, None].expand(-1, 1, rows.shape[1], -1)
+        mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        out = self.model(rows, attention_mask=mask, use_cache=False, logits_to_keep=length).logits
+        out[..., self.mask] = float("-inf")
+        out[..., self.pad] = float("-inf")
+        return out
+
+    def filter(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Learn2PD's filter for this model and canvas. Raises ModelError when it was not trained."""
+        from workbench.diffusion.filter import Filter
+
+        if self._filter is None:
+            self._filter = Filter.load(self.folder / "learn2pd.safetensors")
+        return self._filter
+
+
+def open_model(source: str | Path = "wb-dlm") -> DiffusionModel:
+    """A bundled model's name or a folder. Raises ModelError when it is no masked-diffusion model."""
+    from workbench import zoo
+
+    folder = Path(zoo.path(str(source))) if str(source) in zoo.names() else Path(source)
+    _facts(folder)
+    return DiffusionModel(folder)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"there is no model in {folder}; name a bundled diffusion model or a folder "
+                         "with a config.json")
+    found = json.loads(file.read_text("utf-8")).get("masked_diffusion")
+    if not found:
+        raise ModelError(f"{folder.name} is not a masked-diffusion model: its config.json has no "
+                         "masked_diffusion; open it with wb.open instead")
+    return dict(found)
