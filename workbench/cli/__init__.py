@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": ("bench", "prefill and decode speed, repeated and interleaved"),
     "compare": ("compare", "recorded runs side by side"),
     "explain": ("explain", "a question about a run answered: why slower, how far from the floor"),
+    "profile": ("profile", "any torch module: kernels by module, floors, memory; a gallery of stand-ins"),
     "report": ("report", "one self-contained HTML file from recorded runs"),
     "replay": ("replay", "play a recorded run in the terminal"),
     "export": ("export", "settings as Python, YAML, vllm or llama-server flags"),
