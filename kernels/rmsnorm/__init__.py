@@ -1,0 +1,1 @@
+"""Root-mean-square normalization, optionally after adding to the residual stream."""

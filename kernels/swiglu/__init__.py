@@ -1,0 +1,1 @@
+"""The gated activation between an MLP's matrices: silu(gate) * up."""
