@@ -23,6 +23,10 @@ from workbench.errors import WorkbenchError
 def model(measure: bool, seconds: float, shapes: int, device: str, products: tuple[str, ...],
           as_json: bool) -> None:
     """Fit time (and power, where a sensor exists) of matrix products; held-out error first."""
+    import os
+
+    # As the engine's worker: threads that wait asleep, which costs small products some microseconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from workbench.energy import gemm_fit, gemm_store
     from workbench.machine import this_machine
 

@@ -14,6 +14,7 @@ from workbench.forecast import calibration as learned
 from workbench.forecast import memory
 from workbench.forecast.estimate import Estimate, TierUse
 from workbench.forecast.hardware import Rates, rates
+from workbench.forecast.products import joules_per_token, prefill_seconds
 from workbench.machine import Machine
 from workbench.shape import ModelShape
 from workbench.techniques.kvcache import capacity
@@ -112,7 +113,9 @@ def forecast(settings: Settings, shape: ModelShape, machine: Machine, *,
         tpot_s=Estimate.around(tpot, doubt, "s", basis),
         ttft_s=Estimate.around(ttft, first_spread if first_runs else max(doubt, 1.5), "s", basis),
         tok_per_s=Estimate.around(batch / tpot, doubt, "tok/s", basis),
-        j_per_token=_energy(here, tpot / batch, doubt),
+        j_per_token=joules_per_token(
+            settings, shape, machine, device, _step_bytes(settings, shape, tokens), tpot / batch,
+            times.emitted, doubt) or _energy(here, tpot / batch, doubt),
         bound=times.bound, notes=tuple(_notes(settings, prompt_tokens, bool(accepted[2]), times)))
 
 
@@ -134,6 +137,9 @@ def raw_times(settings: Settings, shape: ModelShape, machine: Machine,
     emitted = accepted or expected_tokens(rows - 1, ACCEPTANCE)
     drafting = _draft_seconds(settings, draft, here)
     prefill, _ = _step(here, shape, matrices, rest, prompt_tokens * batch, name)
+    products = prefill_seconds(settings, shape, machine, device, prompt_tokens * batch)
+    if products is not None:
+        prefill = products + here.dispatch_s * OPERATORS_PER_LAYER * shape.layers
     prefill = max(prefill, streamed / rate) if streamed else prefill
     if streamed and streamed / rate > work:
         bound = "transfer"
@@ -178,6 +184,12 @@ def _streamed(settings: Settings, shape: ModelShape, machine: Machine, device: s
     away = [t for t in settings.tiers.placement(shape.layers, machine, device) if t != compute]
     rate = here.disk_bytes_per_s if "disk" in away else here.link_bytes_per_s or 1.0
     return len(away) * memory.layer_bytes(settings, shape), rate
+
+
+def _step_bytes(settings: Settings, shape: ModelShape, tokens: int) -> int:
+    """Bytes that one decoding forward moves: packed layers, head, cached tokens."""
+    return (shape.layers * memory.layer_bytes(settings, shape) + memory.head_bytes(settings, shape)
+            + memory.kv_bytes(settings, shape, tokens))
 
 
 def _energy(here: Rates, seconds: float, doubt: float) -> Estimate:
