@@ -95,6 +95,18 @@ class Token(Event, frozen=True, kw_only=True, tag="token"):
     sequence: int = 0
 
 
+class Commit(Event, frozen=True, kw_only=True, tag="commit"):
+    """A masked-diffusion model fixed one place of its canvas. ``step``: the forward, from 1."""
+
+    step: int
+    place: int
+    id: int
+    text: str
+    confidence: float
+    canvas: int
+    sequence: int = 0
+
+
 class Draft(Event, frozen=True, kw_only=True, tag="draft"):
     """The outcome of one verification: ``drafted`` proposed, ``accepted`` kept, ``emitted`` in all.
 
@@ -112,7 +124,11 @@ class Draft(Event, frozen=True, kw_only=True, tag="draft"):
 
 
 class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
-    """One bounded capture. ``overhead_s`` is the time that starting, stopping and reading cost."""
+    """One bounded capture. ``overhead_s`` is the time that starting, stopping and reading cost.
+
+    ``wall_s``: the forward under the profiler, from its first instant to its last, and ``gap_s`` the
+    part of it in which no operator ran (Python and launching); None where nobody measured them.
+    ``dispatch_s``: host seconds that one tiny operator takes here, with the profiler off."""
 
     window: int
     start_s: float
@@ -123,13 +139,18 @@ class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
     device_events: int = 0
     host_events: int = 0
     reason: str = ""
+    phase: str = ""
+    rows: int = 0
+    wall_s: float | None = None
+    gap_s: float | None = None
+    dispatch_s: float | None = None
 
 
 class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     """One row of a window's kernel table, aggregated in the engine.
 
     ``kind``: ``kernel`` (device) or ``op`` (CPU operator, self time). ``layer`` -1: outside layers.
-    ``cls``: ``matmul attention norm activation elementwise copy sampling embedding other``.
+    ``cls``: ``matmul attention dequant norm activation elementwise copy sampling embedding other``.
     ``total_s mean_s min_s max_s`` are durations; ``floor_s`` the least time its bytes or FLOPs can
     take on this machine's measured ceilings, None when unknown. ``first_token last_token``: the
     tokens the window spans. ``module``: dotted path of the innermost module that ran it, where known."""
@@ -302,18 +323,47 @@ class Interference(Event, frozen=True, kw_only=True, tag="interference"):
     slowdown: float | None = None
 
 
+class StepTime(Event, frozen=True, kw_only=True, tag="step_time"):
+    """Forwards of one phase between ``start_s`` and ``end_s``, those under a profiler left out.
+
+    ``forward_s``: seconds inside them; ``forwards``: how many; ``rows``: token positions computed;
+    ``middle_s``: the median forward."""
+
+    phase: str
+    start_s: float
+    end_s: float
+    forwards: int
+    forward_s: float
+    rows: int = 0
+    middle_s: float | None = None
+
+
+class HostStack(Event, frozen=True, kw_only=True, tag="host_stack"):
+    """Where the loop's thread was, by looking at it now and then while the run went on.
+
+    ``what``: ``forward sampling detokenizer drafting waiting telemetry host``; ``where``: the
+    function, as ``file:name:line``; ``samples`` of ``of`` looks found it there. ``between`` True:
+    outside a forward."""
+
+    what: str
+    where: str
+    samples: int
+    of: int
+    between: bool = False
+
+
 AnyEvent = (
-    EngineState | Progress | Note | RunStarted | RunEnded | Effective | Phase | Token | Draft
+    EngineState | Progress | Note | RunStarted | RunEnded | Effective | Phase | Token | Commit | Draft
     | KernelWindow | Kernel | Slice | Transfer | Memory | Power | SensorStatus | Quality | Metric
-    | Overhead | Interference
+    | Overhead | Interference | StepTime | HostStack
 )
 
 TYPES: dict[str, type[Event]] = {
     t.__struct_config__.tag: t  # type: ignore[misc]
     for t in (
-        EngineState, Progress, Note, RunStarted, RunEnded, Effective, Phase, Token, Draft,
+        EngineState, Progress, Note, RunStarted, RunEnded, Effective, Phase, Token, Commit, Draft,
         KernelWindow, Kernel, Slice, Transfer, Memory, Power, SensorStatus, Quality, Metric,
-        Overhead, Interference,
+        Overhead, Interference, StepTime, HostStack,
     )
 }
 

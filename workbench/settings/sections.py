@@ -52,6 +52,15 @@ class Telemetry(Controlled):
 
     preset: str = control("light", choices=("off", "light", "kernels", "deep"),
                           help="light: short kernel windows now and then; deep: every step, capped")
+    interval_s: float = control(0.0, 0.0, 600.0, soft=(0.0, 10.0), unit="s",
+                                help="seconds between kernel windows; 0: as often as the preset's budget "
+                                     "allows")
+    window_steps: int = control(1, 1, 64, soft=(1, 8), unit="forwards",
+                                help="forwards that one kernel window looks at, one after another")
+    cap_mb: float = control(32.0, 0.1, 4096.0, soft=(1.0, 256.0), unit="MB",
+                            help="the most that a run's kernel records may take; a deep capture says "
+                                 "beforehand what it will")
+    stacks: bool = control(True, help="look fifty times a second which function the loop is in")
     power: bool = control(True, help="read power sensors")
     subtract_idle: bool = control(False, help="lead with the energy above idle power; the whole "
                                               "energy is kept beside it")
