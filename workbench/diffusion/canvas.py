@@ -49,17 +49,20 @@ class Filled:
 
 def fill(model: DiffusionModel, prompt: list[int], method: Diffusion, *, canvas: int | None = None,
          block: int = 0, on_step: Callable[[int, list[Commit]], None] | None = None,
-         cancelled: Callable[[], bool] = lambda: False) -> Filled:
+         cancelled: Callable[[], bool] = lambda: False,
+         forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None) -> Filled:
     """Fill a canvas of ``canvas`` places (the model's own by default) after ``prompt``.
 
-    ``block`` 0: one block. ``on_step(step, commits)`` after every decision. Raises SettingsError for a
+    ``block`` 0: one block. ``on_step(step, commits)`` after every decision. ``forward`` replaces
+    ``model.logits`` (to watch it). Raises SettingsError for a
     block that is longer than the canvas, Cancelled (nothing is kept)."""
     canvas = canvas or model.canvas
     if not 0 <= block <= canvas:
         raise SettingsError(f"a block of {block} places does not fit a canvas of {canvas}; "
                             f"choose 1 to {canvas}, or 0 for one block")
     with torch.inference_mode():
-        return _Run(model, prompt, method.decoder(model), canvas, block or canvas).go(
+        return _Run(model, prompt, method.decoder(model), canvas, block or canvas,
+                    forward or model.logits).go(
             on_step, cancelled)
 
 
@@ -67,18 +70,18 @@ class _Run:
     """State of one canvas."""
 
     def __init__(self, model: DiffusionModel, prompt: list[int], decoder: Decoder, canvas: int,
-                 block: int) -> None:
-        self.model, self.decoder, self.block = model, decoder, block
+                 block: int, forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        self.model, self.decoder, self.block, self.forward = model, decoder, block, forward
         self.rows = model.rows(prompt, canvas)
-        self.tokens = torch.full((canvas,), model.mask, dtype=torch.long)
-        self.masked = torch.ones(canvas, dtype=torch.bool)
+        self.tokens = torch.full((canvas,), model.mask, dtype=torch.long, device=self.rows.device)
+        self.masked = torch.ones(canvas, dtype=torch.bool, device=self.rows.device)
         self.found = Filled()
 
     def go(self, on_step: Callable[[int, list[Commit]], None] | None,
            cancelled: Callable[[], bool]) -> Filled:
         canvas = len(self.tokens)
         for start in range(0, canvas, self.block):
-            within = torch.zeros(canvas, dtype=torch.bool)
+            within = torch.zeros_like(self.masked)
             within[start:start + self.block] = True
             first = True
             while bool((self.masked & within).any()):
@@ -116,7 +119,7 @@ class _Run:
     def _forward(self, rows: torch.Tensor) -> torch.Tensor:
         self.found.forwards += 1
         self.found.rows += len(rows)
-        return self.model.logits(self.rows, rows)
+        return self.forward(self.rows, rows)
 
     def _text(self) -> list[int]:
         tokens = self.tokens.tolist()

@@ -92,6 +92,7 @@ def main() -> None:
     from workbench.diffusion.model import open_model
 
     model = open_model(sys.argv[1] if len(sys.argv) > 1 else "wb-dlm")
+    assert model.folder is not None
     inputs, labels = traces(model, 400, 500_000)
     save_file({k: v.contiguous() for k, v in train(inputs, labels).state_dict().items()},
               model.folder / "learn2pd.safetensors")

@@ -16,16 +16,16 @@ from workbench.errors import ModelError, SettingsError
 
 
 class DiffusionModel:
-    """Make one with :func:`open_model`. Small: everything runs in float32 on the CPU."""
+    """A network whose attention takes additive masks, its tokenizer, and the folder of its learnt parts.
 
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    Make one with :func:`open_model`, or around a model that is loaded already (packed weights too)."""
 
-        known = _facts(folder)
-        self.folder, self.mask, self.canvas = folder, known["mask_token_id"], known["canvas"]
-        self.model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    def __init__(self, model: Any, tokenizer: Any, folder: Path | None = None) -> None:
+        facts = model.config.masked_diffusion
+        self.mask, self.canvas = int(facts["mask_token_id"]), int(facts["canvas"])
+        self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        self.dtype = next(model.parameters()).dtype
+        self.device = next(model.parameters()).device
         self.eos, self.pad = int(self.model.config.eos_token_id), int(self.model.config.pad_token_id)
         self._filter: Callable[[torch.Tensor], torch.Tensor] | None = None
 
@@ -53,15 +53,16 @@ class DiffusionModel:
             raise SettingsError(f"{len(prompt)} prompt tokens and a canvas of {canvas} exceed the "
                                 f"model's {limit} positions; shorten one of them")
         padded = [self.pad] * (PROMPT - len(prompt)) + prompt
-        return torch.tensor([padded])
+        return torch.tensor([padded], device=self.device)
 
     def logits(self, prompt: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
         """``prompt`` int64 [1, P], ``canvases`` [n, L] -> float32 [n, L, V], the mask at -inf."""
         n, length = canvases.shape
         rows = torch.cat([prompt.expand(n, -1), canvases], 1)
         hidden = (rows == self.pad)[:, None, None].expand(-1, 1, rows.shape[1], -1)
-        mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-        out = self.model(rows, attention_mask=mask, use_cache=False, logits_to_keep=length).logits
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=rows.device)
+        out = self.model(rows, attention_mask=mask.masked_fill_(hidden, float("-inf")),
+                         use_cache=False, logits_to_keep=length).logits.float()
         out[..., self.mask] = float("-inf")
         out[..., self.pad] = float("-inf")
         return out
@@ -71,7 +72,9 @@ class DiffusionModel:
         from workbench.diffusion.filter import Filter
 
         if self._filter is None:
-            self._filter = Filter.load(self.folder / "learn2pd.safetensors")
+            if self.folder is None:
+                raise ModelError("this model has no folder, so no trained filter; use another decoding")
+            self._filter = Filter.load(self.folder / "learn2pd.safetensors").to(self.device)
         return self._filter
 
 
@@ -81,7 +84,11 @@ def open_model(source: str | Path = "wb-dlm") -> DiffusionModel:
 
     folder = Path(zoo.path(str(source))) if str(source) in zoo.names() else Path(source)
     _facts(folder)
-    return DiffusionModel(folder)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True).eval()
+    return DiffusionModel(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), folder)
 
 
 def _facts(folder: Path) -> dict[str, Any]:
