@@ -19,6 +19,7 @@ from workbench.events import EngineState, Event, Note
 from workbench.machine import Machine, this_machine
 from workbench.settings import ControlView, Settings
 from workbench.shape import ModelShape, from_file
+from workbench.waiting import Waiting
 
 if TYPE_CHECKING:
     from workbench.engine.client import Engine
@@ -111,6 +112,7 @@ class Session:
 
         Returns at once with the live run; ``wait=True`` returns when it ended and raises what
         ended it. No prompt: the first bundled one. A list of prompts needs ``limits.batch``."""
+        waited = Waiting()
         chosen = (settings or self._settings).with_(changes)
         if self.shape is not None:
             chosen.check(self.shape, self.machine)
@@ -125,8 +127,8 @@ class Session:
                                    owner=self.owner)
         run: Run = writer.run
         job = dispatch.Job(
-            f"run {run.id}", lambda context: self._work(context, run, chosen, prompts),
-            lambda events: self._receive(writer, events),
+            f"run {run.id}", lambda context: self._work(context, writer, chosen, prompts, waited),
+            lambda events: self._receive(writer, events, waited),
             lambda error: self._finished(writer, error), self.owner)
         with self._lock:
             self.runs.append(run)
@@ -135,6 +137,7 @@ class Session:
                 self._promised[run.id] = self.forecast(chosen)
             self.message = ""
             self._changed()
+        waited.stage("record and forecast")
         self._dispatcher.submit(job)
         if wait:
             job.done.wait()
@@ -149,19 +152,29 @@ class Session:
         self.set(run.requested.with_(dict(action.changes)))
         return self.run(run.prompts)
 
-    def _work(self, context: dispatch.Context, run: Run, settings: Settings,
-              prompts: list[str]) -> None:
+    def _work(self, context: dispatch.Context, writer: Any, settings: Settings,
+              prompts: list[str], waited: Waiting) -> None:
         from workbench.engine.client import Generate
 
+        run: Run = writer.run
+        waited.stage("queue")
         with self._lock:
             self.live, self.state = run, "running"
             self._changed()
         run.begin()
-        context.call(Generate(run_id=run.id, settings=settings.to_dict(), prompts=prompts))
-        if settings.quality.level != "off":
+        try:
+            _ = context.engine
+            waited.stage("start of the engine")
+            context.call(Generate(run_id=run.id, settings=settings.to_dict(), prompts=prompts))
+        finally:
+            self._receive(writer, waited.ended())
+        canvas = self.shape is not None and self.shape.canvas  # next-token texts say nothing of those
+        if settings.quality.level != "off" and not canvas:
             evaluation.measure(context, run.id, settings)
 
-    def _receive(self, writer: Any, events: list[Event]) -> None:
+    def _receive(self, writer: Any, events: list[Event], waited: Waiting | None = None) -> None:
+        if waited is not None:
+            waited.hear(events)
         mine = [e if e.run else _stamp(e, writer.run) for e in events]
         writer.add(mine)
         self._append(mine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,8 @@ def command(target: str | None, gallery: bool, batch: int, dtype: str, device: s
     if target is None:
         raise SettingsError("say what to profile: --gallery NAME, or FILE.py:FUNCTION that returns "
                             "(module, inputs); --gallery alone lists the entries")
+    # Before torch is imported: threads that spin collapse when a neighbour takes a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if gallery:
         from workbench import gallery as entries
 
@@ -82,16 +84,18 @@ def _made_by(target: str) -> tuple[Any, Any]:
 
 
 def _import(where: str) -> Any:
+    import importlib
+
     path = Path(where)
     if path.suffix == ".py":
         if not path.is_file():
             raise SettingsError(f"there is no file {where}")
-        import importlib.util
+        from importlib import util
 
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        spec = util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = util.module_from_spec(spec)
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
         return module

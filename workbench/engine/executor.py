@@ -17,7 +17,8 @@ import msgspec
 from workbench.engine import faults, footprint
 from workbench.engine.wire import Command, Evaluate, Generate, Load, MeasureCeilings, Unload
 from workbench.errors import Cancelled, OutOfMemory, WorkbenchError
-from workbench.events import EngineState, Event, Memory, Note, RunEnded
+from workbench.events import EngineState, Event, Memory, Note, Overhead, RunEnded
+from workbench.runtime.spans import Spans, recording, span
 from workbench.settings import Settings
 from workbench.units import format_bytes
 
@@ -142,10 +143,17 @@ class Executor:
             emit(event)
 
         try:
-            settings = Settings.from_dict(command.settings)
-            model = self._load(settings, emit, cancelled)
-            model.prepare(settings, emit, cancelled)  # before the run's clock starts
-            output = self._run(model, settings, command.prompts, counted, emit, cancelled)
+            with recording() as spans:
+                try:
+                    settings = Settings.from_dict(command.settings)
+                    with span("load"):
+                        model = self._load(settings, emit, cancelled)
+                        model.prepare(settings, emit, cancelled)  # before the run's clock starts
+                    output = self._run(model, settings, command.prompts, counted, emit, cancelled)
+                finally:
+                    spans.end()
+                    for stage in overheads(spans):
+                        emit(stage)
         except Exception as error:
             status = "cancelled" if isinstance(error, Cancelled) else "failed"
             reason = str(error) if isinstance(error, WorkbenchError) else faults.brief(error)
@@ -163,19 +171,22 @@ class Executor:
         from workbench.telemetry import Monitor
         from workbench.telemetry.monitor import idle_before
 
-        idle = idle_before(settings, emit, cancelled)
+        with span("idle power"):
+            idle = idle_before(settings, emit, cancelled)
         began = stamp.begin()
         emit(EngineState(state="running"))
 
         def clock() -> float:
             return time.perf_counter() - began
 
-        monitor = Monitor(settings, model, emit, clock, idle)
-        monitor.start()
+        with span("telemetry"):
+            monitor = Monitor(settings, model, emit, clock, idle)
+            monitor.start()
         try:
             return model.generate(prompts, settings, emit, cancelled, monitor, clock=clock)
         finally:
-            monitor.stop()
+            with span("telemetry"):
+                monitor.stop()
 
     def _evaluate(self, command: Evaluate, cancelled: Stop) -> dict[str, Any]:
         from workbench.quality import evaluate
@@ -208,8 +219,15 @@ class Stamped:
         return self._began
 
     def __call__(self, event: Event) -> None:
-        now = event.t_s or (time.perf_counter() - self._began if self._began else 0.0)
-        self._emit(msgspec.structs.replace(event, run=self._run, t_s=now))
+        with span("events"):
+            now = event.t_s or (time.perf_counter() - self._began if self._began else 0.0)
+            self._emit(msgspec.structs.replace(event, run=self._run, t_s=now))
+
+
+def overheads(spans: Spans) -> list[Overhead]:
+    """The stages of one command, as events; their seconds sum to the recording's."""
+    return [Overhead(what=name, where="engine", seconds=s.seconds, calls=s.calls, model=s.model)
+            for name, s in spans.stages().items()]
 
 
 def _writable(save: str | None) -> Path | None:

@@ -49,7 +49,7 @@ def make(name: str, *, batch: int = 1, seed: int = 0, dtype: str = "float32", de
     if not isinstance(batch, int) or not 1 <= batch <= 4096:
         raise SettingsError(f"batch={batch!r} must be a whole number from 1 to 4096")
     found = entry(name)
-    kind = getattr(torch, dtype, None)
+    kind: Any = vars(torch).get(dtype)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise SettingsError(f"dtype={dtype!r} is not a floating-point type; float32 or bfloat16")
     if kind != torch.float32 and getattr(found, "ONLY_FLOAT32", ""):
@@ -69,4 +69,6 @@ def _moved(value: Any, device: str, dtype: Any) -> Any:
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
     if isinstance(value, dict):
         return {k: _moved(v, device, dtype) for k, v in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
     return tuple(_moved(v, device, dtype) for v in value)

@@ -17,6 +17,7 @@ import torch
 
 from workbench.events import Draft, Event, Phase, Token
 from workbench.runtime import guard as guarding
+from workbench.runtime.spans import span
 from workbench.runtime.verify import depths, walk
 from workbench.techniques.decoding import Drafter, Proposal
 
@@ -114,7 +115,7 @@ class Loop:
                 self.guard.check()
                 end = min(base + self.chunk, self.width)
                 started = self.clock()
-                with self._watched("prefill", end - base):
+                with self._watched("prefill", end - base), span("prefill", model=True):
                     logits = self.forward(ids[:, base:end], places[:, base:end],
                                           self.masks.rows(base, end - base), self.cache, 1)
                     chosen = self._choose(logits[:, -1]) if end == self.width else None
@@ -138,9 +139,12 @@ class Loop:
         if budget < 1:
             return _EMPTY
         started = self.clock()
-        self.monitor.before("draft", self.step, budget)
-        proposal = self.drafter.propose(sequence.ids, budget)
-        self.monitor.after("draft", self.step, len(proposal.tokens))
+        with span("telemetry"):
+            self.monitor.before("draft", self.step, budget)
+        with span("draft", model=True):
+            proposal = self.drafter.propose(sequence.ids, budget)
+        with span("telemetry"):
+            self.monitor.after("draft", self.step, len(proposal.tokens))
         self._phase("draft", started, len(proposal.tokens), 0)
         return proposal
 
@@ -155,9 +159,12 @@ class Loop:
         started = self.clock()
         slow = self._last_s > guarding.SLOW_S
         with self.guard.between_layers(self.forward.model) if slow else contextlib.nullcontext():
-            self.monitor.before(phase, self.step, n * len(self.active))
-            logits = self.forward(ids, places, mask, self.cache, n)
-            self.monitor.after(phase, self.step, n * len(self.active))
+            with span("telemetry"):
+                self.monitor.before(phase, self.step, n * len(self.active))
+            with span("forward", model=True):
+                logits = self.forward(ids, places, mask, self.cache, n)
+            with span("telemetry"):
+                self.monitor.after(phase, self.step, n * len(self.active))
         self.forwards += 1
         return logits, started
 
@@ -172,13 +179,15 @@ class Loop:
         else:
             self._verified(self.active[0], proposal, logits[0], started)
         if self.drafter is not None:
-            self.drafter.observe(self.active[0].ids, self._kept, logits[0])
+            with span("draft", model=True):
+                self.drafter.observe(self.active[0].ids, self._kept, logits[0])
         self._retire()
 
     def _verified(self, sequence: Sequence, proposal: Proposal, logits: torch.Tensor,
                   started: float) -> None:
         base = self.cache.length - len(proposal.tokens) - 1
-        rows, tokens = walk(proposal, logits, len(sequence.ids), self.sampler)
+        with span("sampling"):
+            rows, tokens = walk(proposal, logits, len(sequence.ids), self.sampler)
         tokens = self._until_end(sequence, tokens)
         self.cache.keep(base, rows[:len(tokens)])
         self._kept = min(len(rows) - 1, len(tokens))
@@ -198,8 +207,9 @@ class Loop:
 
     def _choose(self, logits: torch.Tensor) -> list[int]:
         """[B, V] -> the next token of every active sequence."""
-        return self.sampler.choose(logits, [len(s.ids) for s in self.active],
-                                   [s.index for s in self.active]).tolist()
+        with span("sampling"):
+            return self.sampler.choose(logits, [len(s.ids) for s in self.active],
+                                       [s.index for s in self.active]).tolist()
 
     def _rows(self, proposal: Proposal, deep: list[int], base: int
               ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -233,7 +243,8 @@ class Loop:
         now = self.clock()
         for i, token in enumerate(tokens):
             stop = token in self.stops
-            text = "" if stop else sequence.stream.push(token)
+            with span("detokenize"):
+                text = "" if stop else sequence.stream.push(token)
             index = sequence.new
             sequence.ids.append(token)
             last = stop or sequence.new >= self.max_new
@@ -271,11 +282,13 @@ class Loop:
 
     @contextlib.contextmanager
     def _watched(self, phase: str, rows: int) -> Iterator[None]:
-        self.monitor.before(phase, self.step, rows)
+        with span("telemetry"):
+            self.monitor.before(phase, self.step, rows)
         try:
             yield
         finally:
-            self.monitor.after(phase, self.step, rows)
+            with span("telemetry"):
+                self.monitor.after(phase, self.step, rows)
 
 
 def clock_from_zero() -> Callable[[], float]:

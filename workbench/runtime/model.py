@@ -23,6 +23,7 @@ from workbench.runtime.loop import Loop, Sequence, clock_from_zero
 from workbench.runtime.oom import explained
 from workbench.runtime.sampling import Sampler
 from workbench.runtime.sources import resolve
+from workbench.runtime.spans import span
 from workbench.shape import from_config
 from workbench.techniques.kvcache import capacity
 from workbench.units import format_bytes
@@ -86,7 +87,13 @@ def load(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | None = 
     set_threads(settings.compute.threads)
     if hasattr(settings.decoding, "draft"):  # a draft that cannot serve is told before the long read
         drafts.check(settings, from_config(resolve(settings.model).config))
-    model = Model(load_model(settings, emit, cancelled), settings, emit)
+    loaded = load_model(settings, emit, cancelled)
+    if loaded.shape.canvas:
+        from workbench.runtime.canvas import CanvasModel
+
+        model: Model = CanvasModel(loaded, settings, emit)
+    else:
+        model = Model(loaded, settings, emit)
     try:
         model.prepare(settings, emit, cancelled)
     except BaseException:
@@ -300,12 +307,14 @@ class Generation:
     def run(self, prompts: list[str]) -> Output:
         model, settings = self.model, self.settings
         set_threads(settings.compute.threads)
-        ids = [model.encode(p) for p in prompts]
+        with span("tokenize"):
+            ids = [model.encode(p) for p in prompts]
         tokens = capacity(max(map(len, ids)), settings.limits.max_new_tokens,
                           settings.decoding.rows())
         self._refuse_too_long(max(map(len, ids)))
         try:
-            self.loop = self._prepare(ids, tokens)
+            with span("set up"):
+                self.loop = self._prepare(ids, tokens)
             self.emit(RunStarted(t_s=self.clock(), prompt_tokens=sum(map(len, ids)),
                                  sequences=len(ids), started_unix_s=time.time()))
             self.loop.run()
