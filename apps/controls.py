@@ -150,8 +150,13 @@ def help_line(view: ControlView, error: str = "") -> Markup:
     """One line under the widget; what is not available says why; an error comes first."""
     parts = [tag("div", error, cls="problem", role="alert")] if error else []
     parts.append(tag("div", view.help, cls="help"))
-    parts += [tag("div", tag("b", str(name)), " is not available: ", why, cls="help off")
-              for name, why in view.unavailable.items()]
+    off = [tag("div", tag("b", str(name)), " is not available: ", why, cls="help off")
+           for name, why in view.unavailable.items()]
+    if len(off) > 1:
+        parts.append(tag("details", tag("summary", f"{len(off)} not available here"), *off,
+                         cls="help"))
+    else:
+        parts += off
     return join(parts)
 
 

@@ -94,4 +94,4 @@ def _table(title: str, parts: list[of.Part]) -> Table:
 
 
 PANEL = Panel(key="modules", title="Modules", question="Where does a module's forward spend its time?",
-              build=build, order=35)
+              build=build, order=90)
