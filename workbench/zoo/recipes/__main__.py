@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from workbench.zoo.recipes import card, corpus, distill, measure, publish, tokenizer, train
-from workbench.zoo.recipes.recipe import CONTINUED, DRAFT, MIX, TARGET, Recipe
+from workbench.zoo.recipes.recipe import DRAFT, MIX, TARGET, Recipe
 
 
 def prepare(data: Path, work: Path) -> Path:
@@ -39,18 +39,14 @@ def prepare(data: Path, work: Path) -> Path:
     return streams
 
 
-def build_target(streams: Path, work: Path, first: Recipe, second: Recipe, threads: int,
-                 notes: list[str]) -> None:
-    """Train the target in its two stages, and publish it."""
-    loaded = train.load_streams(streams, first.mix)
-    start = train.train(first, loaded, work / first.name, threads=threads).state_dict()
-    out = work / f"{first.name}-continued"
-    model = train.train(second, loaded, out, threads=threads, start_from=start)
-    stages = {"first": first.to_dict(), "continued": second.to_dict()}
-    publish.publish(model, streams, publish.MODELS / first.name,
-                    manifest(stages, first, loaded, notes, out / "log.jsonl"), out / "log.jsonl")
-    (publish.MODELS / first.name / "training_log_first.jsonl").write_text(
-        publish.thinned(work / first.name / "log.jsonl"), "utf-8")
+def build_target(streams: Path, work: Path, recipe: Recipe, threads: int, notes: list[str]) -> None:
+    """Train and publish the target."""
+    loaded = train.load_streams(streams, recipe.mix)
+    out = work / recipe.name
+    model = train.train(recipe, loaded, out, threads=threads)
+    publish.publish(model, streams, publish.MODELS / recipe.name,
+                    manifest(recipe.to_dict(), recipe, loaded, notes, out / "log.jsonl"),
+                    out / "log.jsonl")
 
 
 def build_draft(streams: Path, work: Path, first: Recipe, second: Recipe, threads: int,
@@ -104,16 +100,16 @@ def _build(given: argparse.Namespace) -> None:
         second = replace(distill.DISTILLED, steps=given.steps or distill.DISTILLED.steps)
         build_draft(streams, given.work, DRAFT, second, given.threads, given.note)
     else:
-        second = replace(CONTINUED, steps=given.steps or CONTINUED.steps)
-        build_target(streams, given.work, TARGET, second, given.threads, given.note)
+        recipe = replace(TARGET, steps=given.steps or TARGET.steps)
+        build_target(streams, given.work, recipe, given.threads, given.note)
 
 
 def _gates(given: argparse.Namespace) -> None:
     streams = prepare(given.data, given.work)
     torch.set_num_threads(given.threads)
     loaded = train.load_streams(streams, MIX)
-    seen = [row for recipe in (TARGET, CONTINUED) for step in range(recipe.steps)
-            for row in train.batch(recipe, loaded, step).numpy()]
+    seen = [row for step in range(TARGET.steps)
+            for row in train.batch(TARGET, loaded, step).numpy()]
     measure.measure(seen, list(loaded.values()), given.data, [TARGET.name, DRAFT.name])
     _cards(given)
 

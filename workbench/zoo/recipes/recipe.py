@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workbench.zoo.recipes.tokenizer import BOS, EOS, PAD, VOCAB
@@ -60,12 +60,6 @@ class Recipe:
 
 TARGET = Recipe("wb-14m", hidden=384, layers=8, heads=6, kv_heads=2, ff=1024, steps=2000,
                 lr_matrices=0.02, lr_rest=2e-3)
-
-#: The target's second stage: from the first one's weights, a lower rate, other windows, more prose.
-#: The trigram baseline counts the windows of both.
-CONTINUED = replace(TARGET, steps=2400, lr_matrices=0.014, lr_rest=1.4e-3, warmup=60, data_seed=2,
-                    mix={"code": 0.26, "books": 0.32, "gsm": 0.12, "gen": 0.21, "docs": 0.03,
-                         "other": 0.06})
 
 #: The draft's first stage, cross-entropy on the corpus. The second is `workbench.zoo.recipes.distill`.
 DRAFT = Recipe("wb-1m", hidden=128, layers=2, heads=4, kv_heads=2, ff=352, steps=1000,
