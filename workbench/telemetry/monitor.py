@@ -13,13 +13,17 @@ from workbench.events import Event, Progress
 from workbench.machine import this_machine
 from workbench.telemetry import power_idle
 from workbench.telemetry.floors import Floors
-from workbench.telemetry.kernels import KernelWatch
+from workbench.telemetry.kernels import KernelWatch, Schedule
 from workbench.telemetry.power import PowerPoller, for_settings
 from workbench.telemetry.power_load import Load
+from workbench.telemetry.stacks import Stacks
+from workbench.telemetry.stepclock import StepClock
 
 
 class NoKernels:
     """The preset ``off``: nothing at all."""
+
+    capturing = False
 
     def before(self, phase: str, step: int, rows: int) -> None:
         return None
@@ -43,32 +47,56 @@ class Monitor:
         self._emit = emit
         self._power = power_of(settings, emit, self._clock, idle) if settings.telemetry.power else None
         preset = settings.telemetry.preset
+        self._steps = StepClock(emit, self._clock)
         self._kernels: Any = NoKernels() if preset == "off" else self._watch(preset, settings, model)
-        self.before, self.after = self._kernels.before, self._kernels.after
-        if self._power is not None:
-            self.after = self._after
+        self._inside = False
+        self._stacks = (Stacks(emit, self._clock, lambda: self._inside)
+                        if settings.telemetry.stacks and preset != "off" else None)
+        self.before: Callable[[str, int, int], None] = self._before
+        self.after: Callable[[str, int, int], None] = self._after
+        if preset == "off":
+            self.before, self.after = self._kernels.before, self._power_only
 
     def _watch(self, preset: str, settings: Any, model: Any) -> KernelWatch:
         from workbench.runtime.guard import layers_of
 
-        cuda = model.device.type == "cuda"
+        cuda, chosen = model.device.type == "cuda", settings.telemetry
         return KernelWatch(
             preset, list(layers_of(model.loaded.model)), cuda,
-            Floors.of_model(settings, model.shape, this_machine(), cuda), self._emit, self._clock,
-            settings.limits.max_new_tokens)
+            Floors.of_model(settings, model.shape, this_machine(), cuda, model), self._emit,
+            self._clock, settings.limits.max_new_tokens, model=model.loaded.model,
+            schedule=Schedule(chosen.interval_s, chosen.window_steps, chosen.cap_mb * 1e6),
+            source=getattr(model, "op_records", None))
+
+    def _before(self, phase: str, step: int, rows: int) -> None:
+        self._kernels.before(phase, step, rows)
+        self._inside = True
+        self._steps.before()
 
     def _after(self, phase: str, step: int, rows: int) -> None:
         """The power is read once more where the prompt ends, so that its joules end there too."""
+        self._steps.after(phase, rows, self._kernels.capturing)
+        self._inside = False
         self._kernels.after(phase, step, rows)
+        if phase == "prefill" and self._power is not None:
+            self._power.nudge()
+
+    def _power_only(self, phase: str, step: int, rows: int) -> None:
+        """The preset off: nothing of the forward is timed."""
         if phase == "prefill" and self._power is not None:
             self._power.nudge()
 
     def start(self) -> None:
         if self._power is not None:
             self._power.start()
+        if self._stacks is not None:
+            self._stacks.start()
 
     def stop(self) -> None:
         self._kernels.abandon()
+        if self._stacks is not None:
+            self._stacks.stop()
+        self._steps.flush()
         if self._power is not None:
             self._power.stop()
 
