@@ -153,7 +153,8 @@ class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     ``cls``: ``matmul attention dequant norm activation elementwise copy sampling embedding other``.
     ``total_s mean_s min_s max_s`` are durations; ``floor_s`` the least time its bytes or FLOPs can
     take on this machine's measured ceilings, None when unknown. ``first_token last_token``: the
-    tokens the window spans. ``module``: dotted path of the innermost module that ran it, where known."""
+    tokens the window spans. ``module``: dotted path of the innermost module that ran it, where known;
+    ``operator``: the host operator that launched a device kernel."""
 
     window: int
     phase: str
@@ -173,6 +174,7 @@ class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     first_token: int = 0
     last_token: int = 0
     module: str = ""
+    operator: str = ""
 
 
 class Slice(Event, frozen=True, kw_only=True, tag="slice"):

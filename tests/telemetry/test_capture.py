@@ -9,7 +9,7 @@ import pytest
 
 from workbench.events import Event, Kernel, KernelWindow, Slice
 from workbench.settings import Settings
-from workbench.telemetry.capture import Raw, layer_at, reduce, self_times
+from workbench.telemetry.capture import Key, Raw, layer_at, reduce, self_times
 from workbench.telemetry.classify import kernel_class
 
 
@@ -89,7 +89,7 @@ def test_windows_are_spaced_by_what_they_cost(steps: int, cost_s: float, at_leas
     now = began = 100.0
 
     class Scripted:
-        def __init__(self, layers: list[Any], cuda: bool) -> None:
+        def __init__(self, modules: Any, cuda: bool) -> None:
             self.overhead_s, self.reason = cost_s, ""
 
         def start(self) -> None: ...
@@ -169,8 +169,8 @@ def test_device_kernels_belong_to_the_layer_that_launched_them() -> None:
               raw("workbench.layer.1", 1.0, 1.0), raw("cudaLaunchKernel", 1.5, 0.1, correlation=8),
               raw("gemm_kernel", 1.2, 0.3, True, 7), raw("gemm_kernel", 1.9, 0.4, True, 8)]
     found = reduce(events, 100)
-    assert found.rows[0, "gemm_kernel", "kernel", "gpu"].total_s == pytest.approx(0.3)
-    assert found.rows[1, "gemm_kernel", "kernel", "gpu"].total_s == pytest.approx(0.4)
+    assert found.rows[Key(0, "", "gemm_kernel", "kernel", "gpu")].total_s == pytest.approx(0.3)
+    assert found.rows[Key(1, "", "gemm_kernel", "kernel", "gpu")].total_s == pytest.approx(0.4)
     assert found.device_events == 2
     assert reduce([], 10).rows == {}
 

@@ -6,6 +6,7 @@ import functools
 
 #: The first class whose fragment is in the name wins; order matters ("scaled_dot" before "dot").
 _FRAGMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("dequant", ("dequant", "unpack_weight")),
     ("attention", ("attention", "scaled_dot", "sdpa", "flash", "fmha")),
     ("matmul", ("gemm", "gemv", "matmul", "::mm", "::addmm", "::bmm", "::linear", "int4pack",
                 "int8pack", "_int_mm", "mkldnn", "onednn", "cutlass", "w4a16", "w8a16", "splitk",
@@ -23,9 +24,22 @@ _FRAGMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @functools.lru_cache(maxsize=4096)
 def kernel_class(name: str) -> str:
-    """One of ``matmul attention norm activation elementwise copy sampling embedding other``."""
+    """One of ``matmul attention dequant norm activation elementwise copy sampling embedding other``."""
     lowered = name.lower()
     for kind, fragments in _FRAGMENTS:
         if any(f in lowered for f in fragments):
             return kind
     return "other"
+
+
+def class_in(name: str, module: str, linear: frozenset[str] | set[str]) -> str:
+    """The class of an operator that runs inside ``module`` (dotted path).
+
+    Whatever a module that multiplies by a stored matrix does besides the product is unpacking that
+    matrix or converting its input; products and softmax between projections are attention."""
+    kind = kernel_class(name)
+    if module in linear:
+        return "dequant" if kind in ("copy", "elementwise") else kind
+    if "attn" in module or "attention" in module:
+        return "attention" if kind in ("matmul", "sampling") else kind
+    return kind

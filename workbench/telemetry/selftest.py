@@ -26,6 +26,7 @@ def self_test() -> str:
         host, device, cuda = _capture()
     except Exception as error:  # any failure here is a reason, never a failed start
         return f"kernel capture does not work here ({type(error).__name__}: {error})"
+    dispatch_seconds()
     if not host:
         return "kernel capture sees no operators: this torch was built without Kineto"
     if cuda and not device:
@@ -51,3 +52,22 @@ def _capture() -> tuple[int, int, bool]:
     results = window.profiler.kineto_results if window.profiler is not None else None
     where = ["CPU" in str(e.device_type()) for e in results.events()] if results is not None else []
     return sum(where), len(where) - sum(where), cuda
+
+
+@functools.cache
+def dispatch_seconds() -> float | None:
+    """Host seconds per tiny operator with the profiler off; the best of a few short repeats.
+
+    About 2 ms, once per process; None where torch cannot add."""
+    import time
+
+    import torch
+
+    x, best = torch.ones(8), float("inf")
+    with torch.inference_mode():
+        for _ in range(5):
+            began = time.perf_counter()
+            for _ in range(200):
+                torch.add(x, 1)
+            best = min(best, (time.perf_counter() - began) / 200)
+    return best
