@@ -170,6 +170,7 @@ class Executor:
         """Model work between the monitor's start and stop, all on this thread."""
         from workbench.telemetry import Monitor
         from workbench.telemetry.monitor import idle_before
+        from workbench.telemetry.neighbours import Neighbours
 
         with span("idle power"):
             idle = idle_before(settings, emit, cancelled)
@@ -181,12 +182,15 @@ class Executor:
 
         with span("telemetry"):
             monitor = Monitor(settings, model, emit, clock, idle)
+            neighbours = Neighbours(emit, clock)
+            neighbours.start()
             monitor.start()
         try:
             return model.generate(prompts, settings, emit, cancelled, monitor, clock=clock)
         finally:
             with span("telemetry"):
                 monitor.stop()
+                neighbours.stop()
 
     def _evaluate(self, command: Evaluate, cancelled: Stop) -> dict[str, Any]:
         from workbench.quality import evaluate
