@@ -71,7 +71,8 @@ def _evidence(seen: list[ev.Interference]) -> list[str]:
         said.append(f"other processes used {100 * others:.0f} % of this machine's CPU")
     switches = mean(seen, "involuntary_per_s")
     if switches is not None:
-        said.append(f"a thread was put aside {switches:.0f} times per second")
+        said.append(f"its threads were put aside {switches:.0f} times per second (threads that yield to "
+                    "each other count too)")
     pressure = mean(seen, "pressure")
     if pressure is not None:
         said.append(f"somebody here waited for a core {100 * pressure:.0f} % of the time (PSI)")

@@ -22,6 +22,7 @@ SAID = {
     "prefill": "the prompt's forward", "forward": "the decode forwards", "draft": "drafting",
     "sampling": "choosing tokens (on a GPU: and waiting for its logits)",
     "detokenize": "turning tokens into text", "events": "reporting events",
+    "reports": "reading back settings and memory",
     "telemetry": "kernel windows and meters", "weights": "standing still for weights to arrive",
     "other": "host work between the stages",
     "the engine ended without a report": "the engine ended without a report",

@@ -16,7 +16,7 @@ from typing import Any
 from workbench.errors import SettingsError
 from workbench.profiling.inputs import Call
 from workbench.profiling.paths import MARK, Paths
-from workbench.telemetry.capture import Raw, Row, raws
+from workbench.telemetry.reduction import Raw, Row, raws
 
 #: The row of what a module does between its operators.
 PYTHON = "python"

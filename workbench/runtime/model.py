@@ -363,15 +363,17 @@ class Generation:
             self._report(finished=False)
         if when == "prefill" or now >= self._next_memory_s:
             self._next_memory_s = now + _MEMORY_EVERY_S
-            self.model._report_memory(self.clock, self.emit)
+            with span("reports"):
+                self.model._report_memory(self.clock, self.emit)
 
     def _report(self, finished: bool) -> None:
         import msgspec
 
-        records = effective.records(self.settings, self._read_back(finished))
-        self.model._effective = {r.path: r for r in records}
-        for record in records:
-            self.emit(msgspec.structs.replace(record, t_s=self.clock()))
+        with span("reports"):
+            records = effective.records(self.settings, self._read_back(finished))
+            self.model._effective = {r.path: r for r in records}
+            for record in records:
+                self.emit(msgspec.structs.replace(record, t_s=self.clock()))
 
     def _read_back(self, finished: bool) -> effective.Facts:
         model, loop = self.model, self.loop

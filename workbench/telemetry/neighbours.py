@@ -8,6 +8,7 @@ system does not show is None.
 
 The slowdown is estimated from the waiting alone: work that ran r seconds and stood ready without a
 core for w takes (r + w) / r times as long, and a share s of stolen time stretches it by 1 / (1 - s).
+Threads of one process wait for each other too: w is at most the core-seconds that others used.
 What neighbours take through caches and memory bandwidth shows in neither, only in the spread of
 step times (``analysis.interference``).
 """
@@ -100,7 +101,8 @@ def between(a: Counters, b: Counters, start_s: float, end_s: float) -> Interfere
     if capacity and a.busy_s is not None and b.busy_s is not None:
         others = _share((b.busy_s - a.busy_s) - (b.own_s - a.own_s), capacity)
         steal = _share((b.steal_s or 0.0) - (a.steal_s or 0.0), capacity)
-    waited = _waited(a.threads, b.threads)
+    taken = None if others is None or capacity is None else others * capacity
+    waited = _waited(a.threads, b.threads, taken)
     pressure = None if a.pressure_s is None or b.pressure_s is None else _share(
         b.pressure_s - a.pressure_s, span)
     switches = None if a.switches is None or b.switches is None else max(0.0, (
@@ -115,9 +117,10 @@ def _share(part: float, whole: float) -> float:
     return min(1.0, max(0.0, part / whole))
 
 
-def _waited(a: dict[int, tuple[float, float]] | None, b: dict[int, tuple[float, float]] | None
-            ) -> float | None:
-    """Waiting over running of the thread that ran most: the others wait for it, or it for them."""
+def _waited(a: dict[int, tuple[float, float]] | None, b: dict[int, tuple[float, float]] | None,
+            taken: float | None) -> float | None:
+    """Waiting over running of the thread that sets the pace. ``taken``: core-seconds that others used;
+    waiting beyond them was for our own threads, which is no neighbour's doing."""
     if a is None or b is None:
         return None
     spans = [(ran - a[t][0], waited - a[t][1]) for t, (ran, waited) in b.items() if t in a]
@@ -126,7 +129,8 @@ def _waited(a: dict[int, tuple[float, float]] | None, b: dict[int, tuple[float, 
         return None
     # Threads of one parallel region end together, so the one that waited longest sets the pace.
     most = max(ran for ran, _ in spans)
-    return max(waited / ran for ran, waited in spans if ran > 0.5 * most)
+    most_taken = float("inf") if taken is None else taken
+    return max(min(waited, most_taken) / ran for ran, waited in spans if ran > 0.5 * most)
 
 
 class Neighbours:
