@@ -67,7 +67,7 @@ class Capture:
         began = time.perf_counter()
         profiler = self._profile.profiler
         results = profiler.kineto_results if profiler is not None else None
-        events = raws(results.events()) if results is not None else []
+        events = raws(results.events(), self._cuda) if results is not None else []
         captured = reduce(events, most_slices, self._modules.table, self.wall_s)
         if self._cuda and not captured.device_events:
             self.reason = ("no GPU events: another profiler may hold the GPU's counters "

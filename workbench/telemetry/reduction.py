@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ LAYER = "workbench.layer."
 MODULE = "workbench.module."
 _LAST = float("inf")
 _HOST, _DEVICE = "op", "kernel"
+_LABELS = (LAYER, MODULE, "ProfilerStep")
+_LAUNCHES = ("cuda", "cuLaunch")
 
 
 @dataclass(slots=True)
@@ -66,19 +69,23 @@ class Key(NamedTuple):
     operator: str = ""
 
 
-class Owner(NamedTuple):
-    """Where an event belongs: layer (-1: none), dotted module path, operator."""
-
-    layer: int
-    module: str
-    operator: str
+#: Where an event belongs: layer (-1: none), dotted module path.
+Owner = tuple[int, str]
+_NOBODY: Owner = (-1, "")
+_start, _duration = operator.itemgetter(1), operator.itemgetter(2)
 
 
-_NOBODY = Owner(-1, "", "")
+def _outermost_first(event: Raw) -> tuple[float, float]:
+    return event[1], -event[2]
 
 
-def raws(events: Iterable[Any]) -> list[Raw]:
-    """Kineto's events as tuples; anything that did not run on the CPU is the device's."""
+def raws(events: Iterable[Any], device: bool = True) -> list[Raw]:
+    """Kineto's events as tuples; anything that did not run on the CPU is the device's.
+
+    ``device`` False: there is no device, so two questions per event are not asked."""
+    if not device:
+        return [Raw(e.name(), e.start_ns() * 1e-9, e.duration_ns() * 1e-9, False,
+                    e.start_thread_id(), 0) for e in events]
     from torch.autograd import DeviceType
 
     cpu = DeviceType.CPU
@@ -107,31 +114,69 @@ def reduce(events: list[Raw], most_slices: int, modules: Mapping[int, tuple[int,
     captured = Captured()
     if not events:
         return captured
-    zero = min(e.start_s for e in events)
-    host = sorted((e for e in events if not e.on_device), key=lambda e: (e.start_s, -e.duration_s))
+    device = [e for e in events if e.on_device]
+    host = [e for e in events if not e.on_device] if device else events
     selves, owners = _walk(host, modules or {})
     busy: dict[int, float] = {}
+    rows: dict[tuple[Owner, str], Row] = {}
     for event in host:
-        if event.name.startswith((LAYER, MODULE, "ProfilerStep")):
+        name, own = event[0], id(event)
+        if name.startswith(_LABELS):
             continue
         captured.host_events += 1
-        owner, own = owners[id(event)], selves[id(event)]
-        busy[event.thread] = busy.get(event.thread, 0.0) + own
-        _add(captured, Key(owner.layer, owner.module, event.name, _HOST, "cpu"), own)
-    device = [e for e in events if e.on_device]
+        seconds, thread = selves[own], event[4]
+        busy[thread] = busy.get(thread, 0.0) + seconds
+        place = (owners[own], name)
+        row = rows.get(place)
+        if row is None:
+            row = rows[place] = Row()
+        row.add(seconds)
+    for (owner, name), row in rows.items():
+        captured.rows[Key(owner[0], owner[1], name, _HOST, "cpu")] = row
     captured.device_events = len(device)
-    launches = {e.correlation: owners[id(e)] for e in host if e.correlation and "aunch" in e.name}
-    for event in device:
-        owner = launches.get(event.correlation, _NOBODY)
-        _add(captured, Key(owner.layer, owner.module, event.name, _DEVICE, "gpu", owner.operator),
-             event.duration_s)
+    launches = _on_device(captured, device, host, owners) if device else {}
     _gaps(captured, device, host, busy, wall_s)
-    for e in sorted(heapq.nlargest(most_slices, events, key=lambda e: e.duration_s),
-                    key=lambda e: e.start_s):
-        owner = (launches.get(e.correlation, _NOBODY) if e.on_device else owners[id(e)])
+    zero = min(events, key=_start).start_s
+    for e in sorted(heapq.nlargest(most_slices, events, key=_duration), key=_start):
+        owner = launches.get(e.correlation, _NOBODY) if e.on_device else owners[id(e)]
         captured.slices.append((e.name, e.start_s - zero, e.duration_s,
-                                "GPU" if e.on_device else "CPU", owner.layer))
+                                "GPU" if e.on_device else "CPU", owner[0]))
     return captured
+
+
+def _on_device(captured: Captured, device: list[Raw], host: list[Raw], owners: Mapping[int, Owner]
+               ) -> dict[int, Owner]:
+    """Rows of the device's kernels; correlation id -> who launched it. The operator is the innermost
+    one that was open, which the rows of the host leave out of their key."""
+    launches: dict[int, Owner] = {}
+    for e in host:
+        if e.correlation and "aunch" in e.name:
+            launches[e.correlation] = owners[id(e)]
+    operators = _operators(host)
+    for e in device:
+        owner = launches.get(e.correlation, _NOBODY)
+        key = Key(owner[0], owner[1], e.name, _DEVICE, "gpu", operators.get(e.correlation, ""))
+        row = captured.rows.get(key)
+        if row is None:
+            row = captured.rows[key] = Row()
+        row.add(e.duration_s)
+    return launches
+
+
+def _operators(host: list[Raw]) -> dict[int, str]:
+    """Correlation id of a launch -> the innermost operator around it, on the launch's thread."""
+    found: dict[int, str] = {}
+    stacks: dict[int, list[tuple[float, str]]] = {}
+    for e in sorted(host, key=_outermost_first):
+        stack = stacks.setdefault(e.thread, [])
+        while stack and stack[-1][0] <= e.start_s:
+            stack.pop()
+        if e.name.startswith(_LAUNCHES):
+            if e.correlation and stack:
+                found[e.correlation] = stack[-1][1]
+        elif not e.name.startswith(_LABELS):
+            stack.append((e.start_s + e.duration_s, e.name))
+    return found
 
 
 def _gaps(captured: Captured, device: list[Raw], host: list[Raw], busy: Mapping[int, float],
@@ -160,44 +205,41 @@ def union_of(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _add(captured: Captured, key: Key, seconds: float) -> None:
-    row = captured.rows.get(key)
-    if row is None:
-        row = captured.rows[key] = Row()
-    row.add(seconds)
-
-
 def _walk(host: Iterable[Raw], modules: Mapping[int, tuple[int, str]]
           ) -> tuple[dict[int, float], dict[int, Owner]]:
-    """id(event) -> its duration less its children's, and where it belongs; sorted by start."""
+    """id(event) -> its duration less its children's, and the layer and module it belongs to."""
     selves: dict[int, float] = {}
     owners: dict[int, Owner] = {}
     stacks: dict[int, list[tuple[float, int]]] = {}  # (end, id) of what is open
-    for event in host:
+    for event in sorted(host, key=_outermost_first):
         name, start_s, duration_s, _device, thread, _correlation = event
-        stack = stacks.setdefault(thread, [])
+        stack = stacks.get(thread)
+        if stack is None:
+            stack = stacks[thread] = []
         while stack and stack[-1][0] <= start_s:
             stack.pop()
         own = id(event)
         selves[own] = duration_s
-        outer = _NOBODY
+        owner = _NOBODY
         if stack:
             parent = stack[-1][1]
-            selves[parent] = max(0.0, selves[parent] - duration_s)
-            outer = owners[parent]
-        owners[own] = _owner(name, outer, modules)
+            left = selves[parent] - duration_s
+            selves[parent] = left if left > 0.0 else 0.0
+            owner = owners[parent]
+        if name.startswith(_LABELS):
+            owner = _labelled(name, owner, modules)
+        owners[own] = owner
         stack.append((start_s + duration_s, own))
     return selves, owners
 
 
-def _owner(name: str, outer: Owner, modules: Mapping[int, tuple[int, str]]) -> Owner:
+def _labelled(name: str, outer: Owner, modules: Mapping[int, tuple[int, str]]) -> Owner:
     if name.startswith(LAYER):
-        return Owner(int(name[len(LAYER):]), outer.module, "")
+        return int(name[len(LAYER):]), outer[1]
     if name.startswith(MODULE):
         layer, path = modules.get(int(name[len(MODULE):]), (-1, ""))
-        return Owner(layer if layer >= 0 else outer.layer, path, "")
-    # A launch call is the runtime's, not the operator's.
-    return outer if name.startswith(("cuda", "cuLaunch")) else outer._replace(operator=name)
+        return (layer if layer >= 0 else outer[0]), path
+    return outer
 
 
 def self_times(host: Iterable[Raw]) -> dict[int, float]:
