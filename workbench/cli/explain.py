@@ -19,6 +19,8 @@ def command(run: str, baseline: str | None, key: str | None, listed: bool, as_js
 
     chosen = [panel(key)] if key else panels()
     out = console()
+    if not out.is_terminal:
+        out.width = 140  # a file or a pipe has no edge to wrap at
     if listed:
         if as_json:
             print_json([{"key": p.key, "question": p.question} for p in chosen])
@@ -32,7 +34,10 @@ def command(run: str, baseline: str | None, key: str | None, listed: bool, as_js
         print_json({"run": found.id, "baseline": base.id if base else None,
                     "answers": {p.key: plain(c) for p, c in said}})
         return
+    silent = [p for p, c in said if c.empty] if key is None else []
     for p, content in said:
+        if p in silent:
+            continue
         out.print(f"{p.title}: {p.question}", style="bold", markup=False)
         for line in ([content.empty] if content.empty else content.sentences):
             out.print("  " + line, markup=False)
@@ -43,3 +48,6 @@ def command(run: str, baseline: str | None, key: str | None, listed: bool, as_js
             for t in plain(content)["tables"]:
                 out.print(text_table(t["title"], t["columns"], t["rows"]))
         out.print()
+    if silent:
+        out.print("Nothing to say about this run: " + ", ".join(p.key for p in silent)
+                  + " (--question NAME says why)", style="dim", markup=False)
