@@ -31,10 +31,13 @@ def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(not zoo.names(), reason="no bundled model")
 @pytest.mark.parametrize("executed", NOTEBOOKS, ids=lambda p: p.name, indirect=True)
-def test_runs_from_top_to_bottom(executed: Any) -> None:
+def test_runs_from_top_to_bottom(executed: Any, request: pytest.FixtureRequest) -> None:
     outputs = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs]
     printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
     assert "Traceback" not in printed
+    assert printed.strip(), "it printed nothing"
+    if "01_first_run" not in request.node.name:
+        return
     views = [o.data for o in outputs if "data" in o
              and "application/vnd.jupyter.widget-view+json" in o.data]
     assert views, "the session was not shown"
