@@ -148,9 +148,15 @@ class Session:
     def attempt(self, action: Action, run: Run) -> Run:
         """One click to try: ``run`` again with the action's changes, which become the settings.
 
+        The new run keeps what was promised, so that it can say whether the advice was right.
         Raises SettingsError when they cannot work here; nothing is changed then."""
         self.set(run.requested.with_(dict(action.changes)))
-        return self.run(run.prompts)
+        tried = self.run(run.prompts)
+        before = {name: m.value for name in action.expects or ("tok_per_s",)
+                  if (m := run.metrics.get(name)) is not None and m.value is not None}
+        tried.record.advice = {"of": run.id, "label": action.label, "changes": dict(action.changes),
+                               "expects": dict(action.expects), "before": before}
+        return tried
 
     def _work(self, context: dispatch.Context, writer: Any, settings: Settings,
               prompts: list[str], waited: Waiting) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from workbench import events as ev
 from workbench.analysis.composition import PART_OF, compositions
 from workbench.analysis.hosttime import Place, places
+from workbench.analysis.interference import disturbance, mean
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,10 @@ def _threads(events: list[ev.Event]) -> tuple[int, int]:
 
 
 def _neighbours(events: list[ev.Event]) -> tuple[float, float]:
-    """(estimated slowdown, share of the machine that others used), means over decoding."""
-    tokens = [e.t_s for e in events if isinstance(e, ev.Token)]
-    if len(tokens) < 2:
-        return 1.0, 0.0
-    seen = [e for e in events if isinstance(e, ev.Interference)
-            and e.end_s > tokens[0] and e.start_s < tokens[-1]]
-    spans = [e.end_s - e.start_s for e in seen]
-    if not sum(spans):
-        return 1.0, 0.0
-
-    def mean(name: str, otherwise: float) -> float:
-        known = [(getattr(e, name), s) for e, s in zip(seen, spans, strict=True)
-                 if getattr(e, name) is not None]
-        whole = sum(s for _, s in known)
-        return sum(v * s for v, s in known) / whole if whole else otherwise
-
-    return mean("slowdown", 1.0), mean("others", 0.0)
+    """(estimated slowdown, share of the machine that other processes used)."""
+    found = disturbance(events)
+    others = mean([e for e in events if isinstance(e, ev.Interference)], "others")
+    return found.slowdown or 1.0, others or 0.0
 
 
 def _copies(events: list[ev.Event]) -> float | None:

@@ -30,12 +30,24 @@ def places(events: Iterable[ev.Event]) -> list[Place]:
 
 
 def between_forwards(events: Iterable[ev.Event], seconds: float) -> dict[str, float]:
-    """``seconds`` that no phase covers, divided into ``detokenizer`` and ``host`` by the looks.
+    """``seconds`` that no phase covers, divided into ``detokenizer`` and ``host``.
 
-    Without enough looks all of it is ``host``."""
-    seen = [p for p in places(events) if p.between and p.what in ("host", "detokenizer")]
-    n = sum(p.samples for p in seen)
-    if n < _FEWEST:
-        return {"host": seconds}
-    text = sum(p.samples for p in seen if p.what == "detokenizer") / n * seconds
+    By the stage clock where the run has one, else by the looks; without either all is ``host``."""
+    events = list(events)
+    text = _clocked(events)
+    if text is None:
+        seen = [p for p in places(events) if p.between and p.what in ("host", "detokenizer")]
+        n = sum(p.samples for p in seen)
+        text = (sum(p.samples for p in seen if p.what == "detokenizer") / n * seconds
+                if n >= _FEWEST else 0.0)
+    text = min(text, seconds)
     return {"host": seconds - text, **({"detokenizer": text} if text else {})}
+
+
+def _clocked(events: list[ev.Event]) -> float | None:
+    """Seconds of text work after the first token, when the engine's stages were recorded."""
+    stages = [e for e in events if isinstance(e, ev.Overhead) and e.what == "detokenize"]
+    tokens = sum(isinstance(e, ev.Token) for e in events)
+    if not stages or not tokens:
+        return None
+    return sum(e.seconds for e in stages) * (tokens - 1) / tokens

@@ -16,7 +16,9 @@ ENDED = ("done", "cancelled", "failed", "interrupted")
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """``status``: queued running done cancelled failed interrupted. ``requested``: settings as JSON."""
+    """``status``: queued running done cancelled failed interrupted. ``requested``: settings as JSON.
+
+    ``advice``: what this run was made to try (``of label changes expects before``), empty for others."""
 
     format: int = FORMAT
     id: str
@@ -32,6 +34,7 @@ class Record(msgspec.Struct, kw_only=True):
     environment: dict[str, Any] = {}
     metrics: dict[str, Metric] = {}
     event_count: int = 0
+    advice: dict[str, Any] = {}
 
 
 _decoder = msgspec.json.Decoder(Record)

@@ -100,6 +100,11 @@ class Run:
         return effective(self.events)
 
     @property
+    def advice(self) -> dict[str, Any]:
+        """What this run was made to try: ``of label changes expects before``; empty for others."""
+        return self.record.advice
+
+    @property
     def environment(self) -> dict[str, Any]:
         return self.record.environment
 
