@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workbench import events as ev
-from workbench.analysis.energy import energy
+from workbench.analysis.energy import Energy, energy
 from workbench.analysis.energy_badges import BETWEEN
 from workbench.analysis.energy_phases import PhaseEnergy, phases
 from workbench.analysis.frames import same_burst
@@ -200,32 +200,47 @@ def _energy(events: list[ev.Event]) -> list[ev.Metric]:
     if got.joules is None:
         return [*(metric(m, None, got.reason, got.quality, badges=badges) for m in names[:-1]),
                 metric("mean_w", got.watts, got.reason, got.quality, badges=badges)]
+    if got.quality != "measured":
+        return _estimated(got, n, badges)
     watts_se = (got.se or 0.0) / got.window_s if got.window_s > 0 else None
     return [
         metric("j_per_token", got.joules / n, got.reason, got.quality, (got.se or 0.0) / n, badges),
         metric("j_per_token_net", None if got.net_j is None else got.net_j / n,
                got.net_reason or got.reason, got.quality,
                None if got.net_se is None else got.net_se / n, badges),
-        *_phase_energy(events, got.quality, badges),
+        *_phase_energy(events, badges),
         metric("mean_w", got.watts, got.reason, got.quality, watts_se, badges)]
 
 
-def _phase_energy(events: list[ev.Event], quality: str, badges: str) -> list[ev.Metric]:
+def _estimated(got: Energy, tokens: int, badges: str) -> list[ev.Metric]:
+    """A model's figure has a range, not an error bar, and is not divided by phase."""
+    why = "an estimate from load is not divided further; it needs a sensor"
+    spread = "" if got.low_j is None or got.high_j is None else (
+        f"; between {got.low_j / tokens:.2g} and {got.high_j / tokens:.2g} J per token")
+    said = "estimated from a model of the machine, not measured" + spread
+    return [
+        metric("j_per_token", (got.joules or 0.0) / tokens, said, got.quality, badges=badges),
+        *(metric(n, None, why, got.quality)
+          for n in ("j_per_token_net", "prefill_j_per_token", "decode_j_per_token")),
+        metric("mean_w", got.watts, said, got.quality, badges=badges)]
+
+
+def _phase_energy(events: list[ev.Event], badges: str) -> list[ev.Metric]:
     found = phases(events)
     prompt = [p for p in found if p.phase == "prefill"]
     rest = [p for p in found if p.phase != "prefill"]
-    return [_per_token("prefill_j_per_token", prompt, quality, badges),
-            _per_token("decode_j_per_token", rest, quality, badges)]
+    return [_per_token("prefill_j_per_token", prompt, badges),
+            _per_token("decode_j_per_token", rest, badges)]
 
 
-def _per_token(name: str, found: list[PhaseEnergy], quality: str, badges: str) -> ev.Metric:
+def _per_token(name: str, found: list[PhaseEnergy], badges: str) -> ev.Metric:
     if not found or not found[0].tokens:
         return metric(name, None, "the run had no such phase")
     missing = [p.reason for p in found if p.joules is None]
     if missing:
-        return metric(name, None, missing[0], quality, badges=badges)
+        return metric(name, None, missing[0], badges=badges)
     joules, tokens = sum(p.joules or 0.0 for p in found), found[0].tokens
-    return metric(name, joules / tokens, "", quality,
+    return metric(name, joules / tokens, "", "measured",
                   math.hypot(*(p.se or 0.0 for p in found)) / tokens, badges)
 
 

@@ -23,8 +23,7 @@ from workbench.charts.base import (
 )
 
 
-def energy_by_phase(phases: Sequence[PhaseEnergy], estimated: bool = False,
-                    title: str = "J per token, by phase") -> Figure:
+def energy_by_phase(phases: Sequence[PhaseEnergy], title: str = "J per token, by phase") -> Figure:
     """From ``analysis.energy_phases``: bars with one standard deviation, the whole and above idle."""
     known = [p for p in phases if p.per_token is not None]
     if not known:
@@ -39,13 +38,11 @@ def energy_by_phase(phases: Sequence[PhaseEnergy], estimated: bool = False,
         "y": [j.value if j else None for j in joules],
         "error_y": {"type": "data", "array": [j.se if j else None for j in joules], "color": INK,
                     "thickness": 1.2, "width": 4},
-        "marker": {"color": color, "pattern": {"shape": "/" if estimated else ""}},
+        "marker": {"color": color},
         "hovertemplate": "%{x}: %{y:.3g} J/token<extra>" + name + "</extra>"}
         for name, color, joules in series]
-    marks = [note("estimated from a model of the machine, not measured", x=0, y=1.0, xanchor="left",
-                  yanchor="bottom")] if estimated else []
     return figure(traces, title, axis(), axis("J per token", rangemode="tozero"), barmode="group",
-                  showlegend=both, annotations=marks)
+                  showlegend=both)
 
 
 def energy_shares(shares: Sequence[Share], title: str = "J per token, by kernel class",

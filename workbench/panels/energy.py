@@ -25,14 +25,15 @@ def build(run: Run, baseline: Run | None = None) -> Content:
         return _nothing(run, total, phases, words)
     from workbench.charts import energy as charts
 
-    guess = total.quality != "measured"
     classes, layers = energy_shares.by_class(events), energy_shares.by_layer(events)
-    figures = [charts.energy_by_phase(phases, guess)]
+    if total.quality != "measured":  # load follows the work too slowly to say more than a total
+        phases, classes = [], []
+    figures = [charts.energy_by_phase(phases)] if phases else []
+    tables = [_phase_table(phases)] if phases else []
     if classes:
         figures.append(charts.energy_shares(classes))
-    tables = [_phase_table(phases), *([_share_table("By kernel class", classes),
-                                       _share_table("By layer", layers)] if classes else []),
-              _device_table(total)]
+        tables += [_share_table("By kernel class", classes), _share_table("By layer", layers)]
+    tables.append(_device_table(total))
     return Content(sentences=[*_headline(run, total, phases), *_against(run, baseline), *words],
                    figures=figures, tables=tables, actions=_actions(run, total))
 
@@ -45,7 +46,8 @@ def _nothing(run: Run, total: whole.Energy, phases: list[energy_phases.PhaseEner
     said = (f"This run has no energy figure: {total.reason}. Nothing is guessed in its place. Run on a "
             "machine whose sensors can be read, or tick the estimate of CPU power, which is labelled "
             "and can be wrong by a factor of two.")
-    return Content(sentences=[said, *words], actions=_actions(run, total))
+    more = [w for w in words if "no figure from" not in w]
+    return Content(sentences=[said, *more], actions=_actions(run, total))
 
 
 def _headline(run: Run, total: whole.Energy, phases: list[energy_phases.PhaseEnergy]) -> list[str]:
