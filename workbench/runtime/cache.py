@@ -45,6 +45,7 @@ class FullLayer(CacheLayerMixin):
         self.device, self.dtype = device, dtype
         self.length = 0
         self.block = 1
+        self.version = 0  # another number after every change of the buffers' addresses
         self._allocate(width)
         self.is_initialized = True
 
@@ -74,13 +75,18 @@ class FullLayer(CacheLayerMixin):
 
     def check(self, key_states: torch.Tensor, value_states: torch.Tensor, end: int) -> None:
         """Shapes that the config did not tell are adopted at the first token, never later."""
-        if end > self.capacity:
-            raise SettingsError(f"the KV cache holds {self.capacity} tokens and {end} were needed; "
-                                "lower limits.max_new_tokens or shorten the prompt")
+        self.require(end)
         width = (key_states.shape[1], key_states.shape[3], value_states.shape[3])
         if width != self.width and self.length == 0:
             self.width = width
+            self.version += 1
             self._allocate(width)
+
+    def require(self, end: int) -> None:
+        """Raises SettingsError when ``end`` tokens do not fit."""
+        if end > self.capacity:
+            raise SettingsError(f"the KV cache holds {self.capacity} tokens and {end} were needed; "
+                                "lower limits.max_new_tokens or shorten the prompt")
 
     def move(self, base: int, rows: torch.Tensor) -> None:
         """Rows ``base + rows`` become the tokens from ``base`` on. The right side is a copy first,
@@ -91,6 +97,7 @@ class FullLayer(CacheLayerMixin):
     def take(self, sequences: torch.Tensor) -> None:
         """Keep only these sequences of the batch."""
         self.batch = len(sequences)
+        self.version += 1
         self.keys, self.values = self.keys[sequences], self.values[sequences]
 
     def buffers(self) -> list[torch.Tensor]:
@@ -138,6 +145,15 @@ class StaticCache(Cache):
     @property
     def capacity(self) -> int:
         return self.parts[0].capacity
+
+    @property
+    def version(self) -> int:
+        """Changes when the buffers' addresses do."""
+        return self.parts[0].version
+
+    def require(self, end: int) -> None:
+        """Raises SettingsError when ``end`` tokens do not fit."""
+        self.parts[0].require(end)
 
     @property
     def nbytes(self) -> int:

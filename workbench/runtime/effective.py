@@ -19,6 +19,7 @@ class Facts:
     loaded: dict[str, Effective]
     layers: list[str]  # per decoder layer: where its weights are
     attention: str
+    executor: str
     kv_label: str
     kv_bytes: int
     kv_tokens: int
@@ -38,7 +39,7 @@ class Facts:
 
 
 def records(settings: Settings, facts: Facts) -> list[Effective]:
-    """One per path of ``settings.flat()``, and ``attention``, which has no knob."""
+    """One per path of ``settings.flat()``, and ``attention`` and ``executor``, which have no knob."""
     found = []
     for path, value in settings.flat().items():
         if path in facts.loaded:
@@ -49,6 +50,7 @@ def records(settings: Settings, facts: Facts) -> list[Effective]:
                                honoured=not reason, reason=reason))
     found += [e for p, e in facts.loaded.items() if p not in settings.flat()]
     found.append(Effective(path="attention", requested="auto", effective=facts.attention))
+    found.append(Effective(path="executor", requested="auto", effective=facts.executor))
     return found
 
 

@@ -7,7 +7,7 @@ recurrent state cannot be rolled back row by row and are refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,9 @@ from workbench.runtime.cache import StaticCache, full_cache
 from workbench.runtime.masks import Masks
 
 if TYPE_CHECKING:
+    from workbench.runtime.guard import Guard
     from workbench.runtime.lean import LeanForward
+    from workbench.runtime.native import Executor, RowSet
 
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
 
@@ -39,6 +41,15 @@ class Forward:
         self.groups = heads // kv_heads if folds else 1
         self.vocab: int = self.config.vocab_size
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 1 << 30
+        #: Runs forwards of a few rows in one C call; None where ``module_reason`` says why not.
+        self.executor: Executor | None = None
+        self.module_reason = "not asked for"
+
+    def execute_natively(self) -> None:
+        """From now on steps run in the native executor, where this model has a plan."""
+        from workbench.runtime import native
+
+        self.executor, self.module_reason = native.executor_for(self)
 
     def _refuse_recurrent(self) -> None:
         odd = [k for k in self.kinds if any(word in k for word in _RECURRENT)]
@@ -55,24 +66,53 @@ class Forward:
             return 0
         return getattr(self.config, "sliding_window", None) or 0
 
-    def masks(self, pads: Sequence[int], capacity: int) -> MaskSet:
-        return MaskSet(self, pads, capacity)
+    def describe(self) -> str:
+        """What runs a step, for the report on effective settings."""
+        if self.executor is None:
+            return f"module by module ({self.module_reason})"
+        return self.executor.describe()
+
+    def masks(self, pads: Sequence[int], capacity: int) -> MaskSet | RowSet:
+        from workbench.runtime.native import RowSet
+
+        masks = MaskSet(self, pads, capacity)
+        return masks if self.executor is None else RowSet(masks, pads)
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, cache: StaticCache,
                  keep: int) -> torch.Tensor:
         """``ids`` and ``positions`` int64 [B, n] -> logits [B, keep, V] of the last ``keep`` rows.
 
-        Appends n tokens to ``cache``; an exception leaves its length to be rewound by the caller."""
+        Appends n tokens to ``cache``; an exception leaves its length to be rewound by the caller.
+        Logits of the executor are float32 and valid until its next forward."""
+        from workbench.runtime.native import Rows
+
+        if isinstance(mask, Rows):
+            if self.executor is not None and self.executor.takes(mask, ids.shape[0], cache):
+                return self.executor(ids, positions, mask, cache, keep)
+            mask = mask.additive()
         out = self.model(input_ids=ids, position_ids=positions, attention_mask=mask,
                          past_key_values=cache, use_cache=True, logits_to_keep=keep)
         return out.logits
 
     def warm(self) -> None:
-        """One forward over one token, its result thrown away."""
-        cache = full_cache(self.config, 1, 1, self.device, self.dtype)
+        """One forward over one token by each way that will be used, its result thrown away."""
         zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        self(zero, zero, self.masks([0], 1).rows(0, 1), cache, 1)
+        for masks in (MaskSet(self, [0], 1), *([self.masks([0], 1)] if self.executor else ())):
+            cache = full_cache(self.config, 1, 1, self.device, self.dtype)
+            self(zero, zero, masks.rows(0, 1), cache, 1)
         self.synchronize()
+
+    @contextlib.contextmanager
+    def guarded(self, guard: Guard) -> Iterator[None]:
+        """Check for a cancellation before every layer while this is open."""
+        with guard.between_layers(self.model):
+            if self.executor is not None:
+                self.executor.check = guard.check
+            try:
+                yield
+            finally:
+                if self.executor is not None:
+                    self.executor.check = None
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read afterwards means something."""

@@ -110,7 +110,7 @@ class Loop:
         pads = torch.tensor(self.pads)[:, None]
         places = (torch.arange(self.width)[None] - pads).clamp_(min=0)
         ids, places = ids.to(device), places.to(device)
-        with self.guard.between_layers(self.forward.model):
+        with self.forward.guarded(self.guard):
             for base in range(0, self.width, self.chunk):
                 self.guard.check()
                 end = min(base + self.chunk, self.width)
@@ -158,7 +158,7 @@ class Loop:
         ids, places = self._rows(proposal, deep, base)
         started = self.clock()
         slow = self._last_s > guarding.SLOW_S
-        with self.guard.between_layers(self.forward.model) if slow else contextlib.nullcontext():
+        with self.forward.guarded(self.guard) if slow else contextlib.nullcontext():
             with span("telemetry"):
                 self.monitor.before(phase, self.step, n * len(self.active))
             with span("forward", model=True):

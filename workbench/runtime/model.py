@@ -30,6 +30,7 @@ from workbench.units import format_bytes
 
 if TYPE_CHECKING:
     from workbench.runtime.cache import StaticCache
+    from workbench.runtime.native_trace import Ring
     from workbench.settings import Settings
 
 Emit = Callable[[Event], None]
@@ -116,6 +117,10 @@ class Model:
         self.shape, self.device, self.dtype = loaded.shape, loaded.device, loaded.dtype
         self.tokenizer = loaded.tokenizer
         self.forward = Forward(loaded.model, loaded.device, loaded.dtype)
+        if loaded.parked is None:
+            self.forward.execute_natively()
+        else:
+            self.forward.module_reason = "layers are streamed"
         # None: everything is resident, so nothing has to be fetched.
         self.streamer = settings.tiers.start(self) if loaded.parked is not None else None
         self._warm: set[int] = set()
@@ -226,6 +231,12 @@ class Model:
                 held[tier] = max(n, held.get(tier, 0))
         return held
 
+    @property
+    def op_records(self) -> Ring | None:
+        """Records of the executor's own operations; None where steps run module by module."""
+        executor = self.forward.executor
+        return executor.ring if executor is not None else None
+
     def memory(self) -> list[Memory]:
         """One reading per tier in use, split by use."""
         held = self._weights
@@ -260,12 +271,16 @@ class Model:
 
 
 def _draft_from(loaded: Loaded, path: str) -> DraftModel:
-    """Keeps the lean form where there is one; transformers' own module goes then."""
-    forward = lighten(Forward(loaded.model, loaded.device, loaded.dtype))
+    """One C call per step where that is possible; else the lean form where there is one
+    (transformers' own module goes then)."""
+    whole = Forward(loaded.model, loaded.device, loaded.dtype)
+    whole.execute_natively()
+    forward = whole if whole.executor is not None else lighten(whole)
     lean = isinstance(forward, LeanForward)
     held = forward.nbytes if isinstance(forward, LeanForward) else loaded.weights_bytes
     name = f"{loaded.shape.parameters / 1e6:.3g} M parameters from {path}"
-    return DraftModel(forward, held, name + (", own forward of few operations" if lean else ""))
+    how = ", native executor" if whole.executor else ", own forward of few operations" if lean else ""
+    return DraftModel(forward, held, name + how)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -380,7 +395,7 @@ class Generation:
         assert loop is not None
         return effective.Facts(
             loaded=model.loaded.effective, layers=model.placement(), **self._facts,
-            attention=kernel_name(model.forward.implementation, model.device),
+            executor=model.forward.describe(), attention=kernel_name(model.forward.implementation, model.device),
             sequences=len(loop.sequences), threads=torch.get_num_threads(), stops=sorted(loop.stops),
             draft=model._draft[1].name if model._draft and loop.drafter is not None else "",
             ended=loop.sequences[0].ended or "cancelled",

@@ -60,7 +60,9 @@ class Sampler:
                ) -> torch.Tensor:
         """[n, V] -> int64 [n]: the token for each row, its position known by ``positions``."""
         if self.greedy:
-            return logits.argmax(-1)
+            from workbench.runtime.native import argmax
+
+            return argmax(logits)
         return self.draw(self.probabilities(logits), positions, sequences)
 
     def draw(self, probs: torch.Tensor, positions: list[int], sequences: list[int] | None = None,

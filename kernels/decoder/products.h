@@ -1,0 +1,10 @@
+// The decoder's matrix products: several matrices with one input.
+#pragma once
+#include "decoder.h"
+
+namespace wb {
+
+// y[i] float32 [m, rows] = x bfloat16 [m, columns] times w[i] transposed, plus its bias.
+void multiply(const WbMatrix* const* w, float* const* y, int count, const uint16_t* x, int m);
+
+}  // namespace wb
