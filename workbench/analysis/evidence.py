@@ -31,7 +31,7 @@ class Evidence:
     @property
     def neighbour_words(self) -> str:
         share = f"{100 * self.others:.0f} % of this machine's processors" if self.others else "a core"
-        return f"{share} (our threads waited, estimated slowdown {1 + self.disturbed:.2f})"
+        return f"{share} (our threads waited for a core: {1 + self.disturbed:.2f} times as slow)"
 
 
 def gather(events: Iterable[ev.Event]) -> Evidence:

@@ -19,9 +19,7 @@ from workbench.analysis.waterfall import PARTS, Breakdown, Waterfall, between, b
 
 #: Share of the difference (or of the time per token) that a cause must have to be named.
 NOTABLE = 0.05
-#: Parts that fewer threads, a neighbour or a lower clock stretch.
-STRETCHED = ("weights", "attention", "dequant", "small", "launch", "decode", "verify", "sampling",
-             "draft", "rejected", "host", "stalled", "prefill", "detokenizer")
+#: Parts that threads share.
 _COMPUTED = ("weights", "attention", "dequant", "small", "decode", "verify")
 
 
@@ -105,14 +103,19 @@ def _common(fall: Waterfall, mine: Evidence, theirs: Evidence, direction: float)
         return Cause("threads", computed, (
             f"{mine.threads} CPU threads computed instead of {theirs.threads}, which makes "
             f"{abs(computed):.3g} ms per token {'more' if computed > 0 else 'less'}"))
-    stretched = sum(fall.deltas.get(p, 0.0) for p in STRETCHED)
-    worse = mine.disturbed - theirs.disturbed
-    if worse * direction > 0.1 and stretched * direction > 0.3 * direction * fall.delta_ms:
+    lost = _lost(fall.other, mine) - _lost(fall.base, theirs)
+    if lost * direction > 0.3 * abs(fall.delta_ms):
         who = mine if direction > 0 else theirs
-        return Cause("neighbour", stretched, (
-            f"other processes took {who.neighbour_words} while this went on, which "
-            f"{'costs' if direction > 0 else 'cost'} {abs(stretched):.3g} ms per token"))
+        return Cause("neighbour", lost, (
+            f"other processes took {who.neighbour_words} "
+            f"{'in this run' if direction > 0 else 'in the baseline'}, about {abs(lost):.3g} ms per "
+            "token (estimated)"))
     return None
+
+
+def _lost(b: Breakdown, seen: Evidence) -> float:
+    """Milliseconds per token that the threads stood ready without a core, estimated."""
+    return b.total_ms * seen.disturbed / (1 + seen.disturbed)
 
 
 # -- alone -------------------------------------------------------------------------------------
@@ -130,9 +133,10 @@ def _avoidable(b: Breakdown, mine: Evidence) -> list[Cause]:
         if spare > NOTABLE * b.total_ms:
             found.append(Cause(part, spare, _say(part, spare, b, mine, alone=True)))
     if mine.disturbed > 0.25:
-        lost = b.total_ms * mine.disturbed / (1 + mine.disturbed)
+        lost = _lost(b, mine)
         found.append(Cause("neighbour", lost, (
-            f"other processes took {mine.neighbour_words}, which cost about {lost:.3g} ms per token")))
+            f"other processes took {mine.neighbour_words}, which cost about {lost:.3g} ms per token "
+            "(estimated)")))
     if mine.threads and mine.cores and mine.threads < mine.cores and mine.computing:
         lost = sum(b.parts.get(p, 0.0) for p in _COMPUTED) * (1 - mine.threads / mine.cores)
         found.append(Cause("threads", lost, (

@@ -119,10 +119,7 @@ def breakdown(events: Iterable[ev.Event]) -> Breakdown | None:
               and e.end_s > start and e.start_s < end]
     seconds = _own_times(phases, start, end)
     _take_waits(events, phases, seconds, start, end)
-    left = (end - start) - sum(seconds.values())
-    cost = sum(e.overhead_s for e in events
-               if isinstance(e, ev.KernelWindow) and start <= e.end_s <= end)
-    seconds["telemetry"] = min(cost, max(0.0, left))
+    seconds["telemetry"] = _take_captures(events, phases, seconds, start, end)
     seconds["host"] = max(0.0, (end - start) - sum(seconds.values()))
     composed = compositions(events)
     whole = _divide(events, phases, seconds, composed)
@@ -213,6 +210,28 @@ def _take_waits(events: Sequence[ev.Event], phases: Sequence[ev.Phase], seconds:
             moved = min(e.waited_s, seconds.get(name, 0.0))
             seconds[name] = seconds.get(name, 0.0) - moved
             seconds["copies"] = seconds.get("copies", 0.0) + moved
+
+
+def _take_captures(events: Sequence[ev.Event], phases: Sequence[ev.Phase], seconds: dict[str, float],
+                   start: float, end: float) -> float:
+    """Seconds that kernel windows cost, taken from the phase each was in, else from between phases."""
+    ordered = sorted(phases, key=lambda e: e.start_s)
+    starts = [p.start_s for p in ordered]
+    left = max(0.0, (end - start) - sum(seconds.values()))
+    taken = 0.0
+    for e in events:
+        if not isinstance(e, ev.KernelWindow) or not start <= e.end_s <= end:
+            continue
+        at = bisect.bisect_right(starts, e.start_s) - 1
+        inside = at >= 0 and e.start_s < ordered[at].end_s and e.wall_s is not None
+        name = ordered[at].phase if inside else ""
+        cost = min(e.overhead_s, seconds.get(name, 0.0) if inside else left)
+        if inside:
+            seconds[name] -= cost
+        else:
+            left -= cost
+        taken += cost
+    return taken
 
 
 def waterfall(base: Iterable[ev.Event], other: Iterable[ev.Event]) -> Waterfall | None:

@@ -58,14 +58,16 @@ class KernelWatch:
 
     def __init__(self, preset: str, layers: list[Any], cuda: bool, floors: Floors,
                  emit: Callable[[Event], None], clock: Callable[[], float], expected: int, *,
-                 model: Any = None, schedule: Schedule = Schedule(), source: OpSource | None = None) -> None:
+                 model: Any = None, schedule: Schedule = Schedule(), source: OpSource | None = None,
+                 plain: Callable[[str], float | None] = lambda phase: None) -> None:
         """``expected``: new tokens at most; a run too short for its budget has no decode window.
 
-        ``model``: the module tree, for ranges of modules; ``source``: kernels that report themselves."""
+        ``model``: the module tree, for ranges of modules; ``source``: kernels that report themselves;
+        ``plain``: what a forward of a phase takes without a capture, seconds, once that is known."""
         self.preset, self.name = PRESETS[preset], preset
         self._modules, self._cuda, self._floors = Modules(model, layers), cuda, floors
         self._emit, self._clock, self._expected = emit, clock, expected
-        self._schedule, self._source = schedule, source
+        self._schedule, self._source, self._plain = schedule, source, plain
         self._bytes, self._next_s, self._left = 0.0, 0.0, 0
         self._told = False
         self._recording = False
@@ -111,7 +113,9 @@ class KernelWatch:
         ended_s = self._clock()
         capture.stop()
         captured = capture.read(self.preset.slices)
-        self._take(captured, phase, step, rows, ended_s, capture.overhead_s, capture.reason)
+        plain = self._plain(phase)
+        slower = max(0.0, capture.wall_s - plain) if plain is not None else 0.0
+        self._take(captured, phase, step, rows, ended_s, capture.overhead_s + slower, capture.reason)
 
     def _read_records(self, phase: str, step: int, rows: int) -> None:
         assert self._source is not None

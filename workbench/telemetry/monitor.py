@@ -66,7 +66,7 @@ class Monitor:
             Floors.of_model(settings, model.shape, this_machine(), cuda, model), self._emit,
             self._clock, settings.limits.max_new_tokens, model=model.loaded.model,
             schedule=Schedule(chosen.interval_s, chosen.window_steps, chosen.cap_mb * 1e6),
-            source=getattr(model, "op_records", None))
+            source=getattr(model, "op_records", None), plain=self._steps.middle)
 
     def _before(self, phase: str, step: int, rows: int) -> None:
         self._kernels.before(phase, step, rows)

@@ -34,6 +34,7 @@ class StepClock:
                  ) -> None:
         self._emit, self._clock, self._every_s = emit, clock, every_s
         self._sums: dict[str, _Sum] = {}
+        self._last: dict[str, float] = {}
         self._due_s = 0.0
         self._began = 0.0
 
@@ -59,12 +60,13 @@ class StepClock:
             self._due_s = now + self._every_s
 
     def middle(self, phase: str) -> float | None:
-        """The median forward of this interval so far, seconds."""
+        """The median forward of this interval so far, or of the last one, seconds."""
         found = self._sums.get(phase)
-        return statistics.median(found.each) if found and found.each else None
+        return statistics.median(found.each) if found and found.each else self._last.get(phase)
 
     def flush(self) -> None:
         now, sums = self._clock(), self._sums
+        self._last |= {p: statistics.median(s.each) for p, s in sums.items() if s.each}
         self._sums = {}
         for phase, s in sums.items():
             self._emit(StepTime(t_s=now, phase=phase, start_s=s.since_s, end_s=now,
