@@ -163,8 +163,8 @@ def run_row(run: Run) -> dict[str, Any]:
 
 
 def metrics_dict(run: Run) -> dict[str, Any]:
-    return {name: {"value": m.value, "unit": m.unit, "quality": m.quality, "reason": m.reason}
-            for name, m in run.metrics.items()}
+    return {name: {"value": m.value, "unit": m.unit, "quality": m.quality, "reason": m.reason, "se": m.se,
+                   "badges": m.badges} for name, m in run.metrics.items()}
 
 
 def metric_value(run: Run, name: str) -> float | None:
@@ -173,7 +173,7 @@ def metric_value(run: Run, name: str) -> float | None:
 
 
 def reasons(runs: list[Run]) -> list[str]:
-    """Why a metric is estimated, or missing in all runs; one line per metric."""
+    """Why a metric is estimated, missing in all runs, or to be taken with care; one line each."""
     lines = []
     for name, heading, _ in COLUMNS:
         found = [m for r in runs if (m := r.metrics.get(name)) is not None]
@@ -182,6 +182,8 @@ def reasons(runs: list[Run]) -> list[str]:
             if m.reason and (missing or (m.value is not None and m.quality != "measured")):
                 lines.append(f"{heading}: {m.reason}")
                 break
+        badges = dict.fromkeys(m.badges for m in found if m.badges)
+        lines += [f"{heading}: take care, {b}" for b in badges]
     return lines
 
 

@@ -23,11 +23,11 @@ def look(seconds: float = 2.0, machine: Machine | None = None, found: list[Any] 
     events: list[Any] = []
     zero = time.monotonic()
     load = power.Load()
-    poller = power.PowerPoller(power.sensors(machine, load=load) if found is None else found,
-                               events.append, lambda: time.monotonic() - zero, load=load,
+    every = power.sensors(machine, load=load) if found is None else found
+    poller = power.PowerPoller(every, events.append, lambda: time.monotonic() - zero, load=load,
                                idle=power_idle.load(machine))
     poller.start()
-    if any(not isinstance(s, power.Absent) for s in poller._found):
+    if any(not isinstance(s, power.Absent) for s in every):
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait(seconds)
     poller.stop()
