@@ -2,11 +2,17 @@
 
     python benchmarks/energy/published.py --data FOLDER [--json FILE] [--rows 800] [--hours 168]
 
-FOLDER holds the evaluation data (kernel-timings, splitwise-perf, ml-energy-v3); what is absent is skipped
-and said. Sections: ``gemm`` (the regressor on kernel timings of four GPUs, whole shapes held out),
-``phases`` (peak and mean power by prompt length), ``batch`` (J/token over the batch limit, and the share of
-board power that serving draws, against the range that forecasts assume), ``polca`` (a modelled row against
-the paper's figures). Nothing here is measured on this machine; it checks methods.
+FOLDER holds the evaluation data (kernel-timings, vidur-operator-timings, splitwise-perf, ml-energy-v3);
+what is absent is skipped and said. Sections:
+
+- ``gemm``: the regressor on kernel timings of four GPUs, whole shapes held out;
+- ``operators``: on Vidur's operator times of an A100, whole models held out;
+- ``phases``: peak and mean power by prompt length (Splitwise);
+- ``batch``: J/token over the batch limit, and the share of board power that serving draws, against the
+  range that forecasts assume (ML.ENERGY);
+- ``polca``: a modelled row against the paper's figures.
+
+Nothing here is measured on this machine; it checks methods.
 """
 
 from __future__ import annotations
@@ -50,6 +56,45 @@ def gemm(data: Path, rows: int) -> dict[str, Any]:
             print(f"{name.split('/')[0]:9s} {e.split:17s} {e.method:22s} median {100 * e.median:5.1f} %  "
                   f"mean {100 * e.mean:5.1f} %  90 % {100 * e.p90:5.1f} %", flush=True)
     return found
+
+
+def operators(data: Path, rows: int) -> dict[str, Any]:
+    """The regressor on Vidur's A100 operator times, one whole model held out: shapes of a model that it has
+    never seen, which is what a forecast asks for."""
+    models = {p.name.split("_mlp")[0]: _operators(p)
+              for p in sorted((data / "vidur-operator-timings" / "compute" / "a100").glob("*_mlp.csv.xz"))}
+    found: dict[str, Any] = {}
+    for name, mine in models.items():
+        rest = [p for other, ps in models.items() if other != name for p in ps]
+        rng = random.Random(0)
+        train, test = rng.sample(rest, min(rows, len(rest))), rng.sample(mine, min(rows, len(mine)))
+        row_ = {}
+        for method, fit in gemm_error.METHODS.items():
+            predicted = fit(train)(test)
+            wrong = sorted(abs(float(s) / p.seconds - 1) for p, s in zip(test, predicted, strict=True))
+            row_[method] = {"median": wrong[len(wrong) // 2], "p90": wrong[int(0.9 * len(wrong))]}
+        found[name] = row_
+        said = "  ".join(f"{m}: {100 * e['median']:.1f} %" for m, e in row_.items())
+        print(f"{name:32s} {said}", flush=True)
+    return found or {"skipped": "not there"}
+
+
+def _operators(path: Path) -> list[Product]:
+    """The four projections of a layer, per number of tokens and degree of tensor parallelism, fp16."""
+    found = {}
+    with lzma.open(path, "rt") as file:
+        for r in csv.DictReader(file):
+            tokens, tp = int(r["num_tokens"]), int(r["num_tensor_parallel_workers"])
+            wide, inner = int(r["n_embd"]), int(r["n_expanded_embd"])
+            heads = (int(r["n_head"]) + 2 * int(r["n_kv_head"])) * (wide // int(r["n_head"]))
+            gated = 2 if r["use_gated_mlp"].lower() == "true" else 1
+            for op, n, k in (("attn_pre_proj", heads // tp, wide), ("attn_post_proj", wide, wide // tp),
+                             ("mlp_up_proj", gated * inner // tp, wide),
+                             ("mlp_down_proj", wide, inner // tp)):
+                ms = float(r[f"time_stats.{op}.median"] or 0)
+                if ms > 0:
+                    found[tokens, n, k] = Product(tokens, n, k, "fp16", ms / 1e3)
+    return list(found.values())
 
 
 def phases(data: Path) -> dict[str, Any]:
@@ -124,7 +169,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     result = {"phases": phases(a.data), "batch": batch(a.data), "polca": row_of_servers(a.hours),
-              "gemm": gemm(a.data, a.rows)}
+              "operators": operators(a.data, a.rows), "gemm": gemm(a.data, a.rows)}
     print(json.dumps({k: result[k] for k in ("phases", "batch")}, indent=1))
     if a.json:
         a.json.write_text(json.dumps(result, indent=1) + "\n")
