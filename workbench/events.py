@@ -128,7 +128,8 @@ class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
 
     ``wall_s``: the forward under the profiler, from its first instant to its last, and ``gap_s`` the
     part of it in which no operator ran (Python and launching); None where nobody measured them.
-    ``dispatch_s``: host seconds that one tiny operator takes here, with the profiler off."""
+    ``dispatch_s``: host seconds that one tiny operator takes here, with the profiler off.
+    ``peak_bytes``: the most that the forward's activations held at once (the first window of a phase)."""
 
     window: int
     start_s: float
@@ -144,13 +145,15 @@ class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
     wall_s: float | None = None
     gap_s: float | None = None
     dispatch_s: float | None = None
+    peak_bytes: int | None = None
 
 
 class Kernel(Event, frozen=True, kw_only=True, tag="kernel"):
     """One row of a window's kernel table, aggregated in the engine.
 
     ``kind``: ``kernel`` (device) or ``op`` (CPU operator, self time). ``layer`` -1: outside layers.
-    ``cls``: ``matmul attention dequant norm activation elementwise copy sampling embedding other``.
+    ``cls``: ``matmul attention dequant norm activation elementwise copy sampling embedding shape
+    reduction other``.
     ``total_s mean_s min_s max_s`` are durations; ``floor_s`` the least time its bytes or FLOPs can
     take on this machine's measured ceilings, None when unknown. ``first_token last_token``: the
     tokens the window spans. ``module``: dotted path of the innermost module that ran it, where known;
@@ -354,10 +357,25 @@ class HostStack(Event, frozen=True, kw_only=True, tag="host_stack"):
     between: bool = False
 
 
+class MemoryFailure(Event, frozen=True, kw_only=True, tag="memory_failure"):
+    """What was held when memory ran out, one record per tier.
+
+    ``asked_bytes``: the allocation that was refused, None when the message does not say;
+    ``limit_bytes`` and ``limit``: the smallest limit that applies and its name; ``doing``: the phase."""
+
+    tier: str
+    held_bytes: int
+    asked_bytes: int | None = None
+    limit_bytes: int | None = None
+    limit: str = ""
+    free_bytes: int | None = None
+    doing: str = ""
+
+
 AnyEvent = (
     EngineState | Progress | Note | RunStarted | RunEnded | Effective | Phase | Token | Commit | Draft
     | KernelWindow | Kernel | Slice | Transfer | Memory | Power | SensorStatus | Quality | Metric
-    | Overhead | Interference | StepTime | HostStack
+    | Overhead | Interference | StepTime | HostStack | MemoryFailure
 )
 
 TYPES: dict[str, type[Event]] = {
@@ -365,7 +383,7 @@ TYPES: dict[str, type[Event]] = {
     for t in (
         EngineState, Progress, Note, RunStarted, RunEnded, Effective, Phase, Token, Commit, Draft,
         KernelWindow, Kernel, Slice, Transfer, Memory, Power, SensorStatus, Quality, Metric,
-        Overhead, Interference, StepTime, HostStack,
+        Overhead, Interference, StepTime, HostStack, MemoryFailure,
     )
 }
 

@@ -6,6 +6,7 @@ Intentions are method calls and return at once. Safe to use from any thread.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import threading
 import time
@@ -126,6 +127,8 @@ class Session:
         writer = self.store.record(requested=chosen, prompt=prompts, label=label or chosen.label(),
                                    owner=self.owner)
         run: Run = writer.run
+        if self.shape is not None:
+            run.record.environment["shape"] = dataclasses.asdict(self.shape)
         job = dispatch.Job(
             f"run {run.id}", lambda context: self._work(context, writer, chosen, prompts, waited),
             lambda events: self._receive(writer, events, waited),

@@ -89,7 +89,7 @@ def test_windows_are_spaced_by_what_they_cost(steps: int, cost_s: float, at_leas
     now = began = 100.0
 
     class Scripted:
-        def __init__(self, modules: Any, cuda: bool) -> None:
+        def __init__(self, modules: Any, cuda: bool, memory: bool) -> None:
             self.overhead_s, self.reason, self.wall_s = cost_s, "", 0.0
 
         def start(self) -> None: ...
@@ -187,7 +187,8 @@ def test_layers_are_found_by_time() -> None:
     ("aten::_flash_attention_for_cpu", "attention"), ("aten::copy_", "copy"),
     ("aten::argmax", "sampling"), ("aten::embedding", "embedding"), ("aten::mul", "elementwise"),
     ("void cutlass::Kernel<cutlass_80_tensorop_bf16_s16816gemm>", "matmul"),
-    ("sm90_xmma_gemm_bf16", "matmul"), ("aten::rsqrt", "norm"), ("aten::view", "other")])
+    ("sm90_xmma_gemm_bf16", "matmul"), ("aten::rsqrt", "norm"), ("aten::view", "shape"), ("aten::t", "shape"),
+    ("aten::sum", "reduction"), ("my::thing", "other")])
 def test_names_are_classified(name: str, cls: str) -> None:
     assert kernel_class(name) == cls
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from workbench import events as ev
 
 #: Kernel class -> part of the forward; the rest is ``small``.
-PART_OF = {"matmul": "weights", "attention": "attention", "dequant": "dequant"}
+PART_OF = {"matmul": "weights", "attention": "attention", "dequant": "dequant", "shape": "launch"}
 #: Parts of a forward, in the order in which they are drawn.
 FORWARD_PARTS = ("weights", "attention", "dequant", "small", "launch", "stalled")
 #: A gap longer than this many dispatches per operator is not launching: the host does something else.
@@ -114,7 +114,7 @@ def _compose(phase: str, windows: list[ev.KernelWindow], rows: dict[int, list[ev
             part = PART_OF.get(k.cls, "small")
             sums[part] += seconds - held
             unknown += seconds - held if k.cls == "other" else 0.0
-            line = lines[part, k.name, _role(k.module)]
+            line = lines[part, k.name, role(k.module)]
             line[0] += seconds
             line[1] += k.calls
             line[2] += k.floor_s or 0.0
@@ -134,7 +134,7 @@ def _compose(phase: str, windows: list[ev.KernelWindow], rows: dict[int, list[ev
         len(windows), on_device, unknown / whole)
 
 
-def _role(module: str) -> str:
+def role(module: str) -> str:
     """A module's name without its place: ``model.layers.3.mlp.up_proj`` is ``mlp.up_proj``."""
     parts = module.split(".")
     for i in range(len(parts) - 1, -1, -1):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from workbench import events as ev
-from workbench.analysis.composition import PART_OF, compositions
+from workbench.analysis.composition import compositions
 from workbench.analysis.hosttime import Place, places
 from workbench.analysis.interference import disturbance, mean
 
@@ -74,7 +74,7 @@ def _floors(events: list[ev.Event]) -> dict[str, float]:
         if made is None:
             continue
         for line in made.lines:
-            if line.floor_s and line.part in PART_OF.values():
+            if line.floor_s and line.part in ("weights", "attention"):
                 found[line.part] += line.floor_s
         break
     return dict(found)

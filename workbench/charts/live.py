@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 #: Kernel class -> colour, the same in every chart and every run.
 CLASSES = {"matmul": PALETTE[0], "attention": PALETTE[1], "norm": PALETTE[2],
            "activation": PALETTE[3], "elementwise": PALETTE[4], "copy": PALETTE[5],
-           "sampling": PALETTE[6], "embedding": "#B8A038", "other": PALETTE[7]}
+           "sampling": PALETTE[6], "embedding": "#B8A038", "dequant": "#A0522D",
+           "shape": "#9FB7C9", "reduction": "#7FBFA5", "other": PALETTE[7]}
 #: Part of a tier -> (name, colour).
 MEMORY = {"weights_bytes": ("weights", PALETTE[0]), "kv_bytes": ("KV cache", PALETTE[1]),
           "activations_bytes": ("activations", PALETTE[2]), "draft_bytes": ("draft", PALETTE[3]),

@@ -6,6 +6,7 @@ device, threads) is compared, everything else is given with each run.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable
@@ -100,7 +101,8 @@ class Executor:
         emit(EngineState(state="loading"))
         try:
             self._model = load(settings, emit, cancelled)
-        except BaseException:
+        except BaseException as error:
+            _post_mortem(error, emit, "loading the model")
             footprint.give_back()
             self._emit(EngineState(state="ready"))
             raise
@@ -157,6 +159,8 @@ class Executor:
         except Exception as error:
             status = "cancelled" if isinstance(error, Cancelled) else "failed"
             reason = str(error) if isinstance(error, WorkbenchError) else faults.brief(error)
+            if self._model is not None:  # else loading failed and has said so
+                _post_mortem(error, emit, "generating" if tokens else "reading the prompt")
             emit(RunEnded(status=status, reason=reason, new_tokens=tokens))
             raise
         else:
@@ -232,6 +236,17 @@ def overheads(spans: Spans) -> list[Overhead]:
     """The stages of one command, as events; their seconds sum to the recording's."""
     return [Overhead(what=name, where="engine", seconds=s.seconds, calls=s.calls, model=s.model)
             for name, s in spans.stages().items()]
+
+
+def _post_mortem(error: BaseException, emit: Emit, doing: str) -> None:
+    """What was held when memory ran out; nothing for other errors. Never raises in the way of one."""
+    if not (isinstance(error, OutOfMemory) or faults.is_out_of_memory(error)):
+        return
+    with contextlib.suppress(Exception):
+        from workbench.telemetry.postmortem import report
+
+        for record in report(error, doing):
+            emit(record)
 
 
 def _writable(save: str | None) -> Path | None:

@@ -66,7 +66,8 @@ def _headline(found: Explanation, run: Run, baseline: Run | None) -> list[str]:
 
 
 def _compared(found: Explanation, run: Run, baseline: Run) -> str:
-    assert found.fall is not None and found.base is not None
+    assert found.fall is not None
+    assert found.base is not None
     a, b = found.base.total_ms, found.other.total_ms
     if not found.causes and abs(b - a) < 0.02 * a:
         return (f"{run.label} and {baseline.label} take the same time per token within 2 % "
@@ -165,7 +166,7 @@ def _by_name(made: Composition | None, b: Breakdown) -> dict[tuple[str, str], fl
 
 
 def _host(run: Run) -> list[Table]:
-    seen = [p for p in places(run.events)][:_FUNCTIONS]
+    seen = places(run.events)[:_FUNCTIONS]
     if not seen:
         return []
     return [Table("Host: functions the loop was seen in", ["bar", "function (file:name:line)", "% of looks",

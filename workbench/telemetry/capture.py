@@ -11,11 +11,13 @@ import time
 
 from workbench.telemetry.modules import Modules
 from workbench.telemetry.reduction import (
+    ALLOCATION,
     Captured,
     Key,
     Raw,
     Row,
     layer_at,
+    peak_bytes,
     raws,
     reduce,
     self_times,
@@ -29,8 +31,9 @@ class Capture:
     """``start()``, one forward, ``stop()``, ``read()``. The durations of the first two and the last
     are in ``overhead_s``."""
 
-    def __init__(self, modules: Modules, cuda: bool) -> None:
-        self._modules, self._cuda = modules, cuda
+    def __init__(self, modules: Modules, cuda: bool, memory: bool = False) -> None:
+        """``memory``: also see what the forward allocates; half as many events again."""
+        self._modules, self._cuda, self._memory = modules, cuda, memory
         self.overhead_s = 0.0
         self.reason = ""
         self._began = self._ended = 0.0
@@ -45,7 +48,7 @@ class Capture:
             raise RuntimeError("another torch profiler is open on this thread")
         quiet()
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
-        self._profile = profile(activities=kinds)
+        self._profile = profile(activities=kinds, profile_memory=self._memory)
         self._profile.start()
         self._modules.listen()
         self._began = time.perf_counter()
@@ -67,8 +70,13 @@ class Capture:
         began = time.perf_counter()
         profiler = self._profile.profiler
         results = profiler.kineto_results if profiler is not None else None
-        events = raws(results.events(), self._cuda) if results is not None else []
-        captured = reduce(events, most_slices, self._modules.table, self.wall_s)
+        found = results.events() if results is not None else []
+        peak = None
+        if self._memory:
+            peak = peak_bytes(found)
+            found = [e for e in found if e.name() != ALLOCATION]
+        captured = reduce(raws(found, self._cuda), most_slices, self._modules.table, self.wall_s)
+        captured.peak_bytes = peak
         if self._cuda and not captured.device_events:
             self.reason = ("no GPU events: another profiler may hold the GPU's counters "
                            "(close Nsight, DCGM or a second capture)")

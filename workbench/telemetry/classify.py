@@ -19,13 +19,23 @@ _FRAGMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
               "index_put", "scatter", "::item", "local_scalar")),
     ("elementwise", ("::add", "::mul", "::sub", "::div", "::neg", "::pow", "::cos", "::sin", "::where",
                      "elementwise", "::exp", "::rsub", "::masked", "::eq", "::lt", "::gt", "::le")),
+    # Views and allocation: nothing is computed, the host's time is all they cost.
+    ("shape", ("::as_strided", "::transpose", "::view", "::_unsafe_view", "::reshape", "::slice",
+               "::select", "::expand", "squeeze", "::empty", "::permute", "::narrow", "::split",
+               "::detach", "::resize", "::alias", "::unbind", "::chunk", "::unflatten", "::flatten",
+               "::lift_fresh", "::set_", "::result_type", "::is_", "::broadcast")),
+    ("reduction", ("::sum", "::max", "::min", "::any", "::all", "::arange", "::pad", "::constant_pad",
+                   "::tril", "::triu")),
 )
 
 
 @functools.lru_cache(maxsize=4096)
 def kernel_class(name: str) -> str:
-    """One of ``matmul attention dequant norm activation elementwise copy sampling embedding other``."""
+    """One of ``matmul attention dequant norm activation elementwise copy sampling embedding shape
+    reduction other``."""
     lowered = name.lower()
+    if lowered == "aten::t":
+        return "shape"
     for kind, fragments in _FRAGMENTS:
         if any(f in lowered for f in fragments):
             return kind

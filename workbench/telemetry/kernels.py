@@ -93,7 +93,7 @@ class KernelWatch:
             self._source.arm()
             self._recording, self._started_s = True, self._clock()
             return
-        capture = Capture(self._modules, self._cuda)
+        capture = Capture(self._modules, self._cuda, memory=phase not in self._seen)
         try:
             capture.start()
         except RuntimeError as error:  # somebody else's profiler is open on this thread
@@ -138,7 +138,8 @@ class KernelWatch:
             t_s=self._clock(), window=self._count, start_s=self._started_s, end_s=ended_s,
             preset=self.name, steps=1, overhead_s=cost, device_events=captured.device_events,
             host_events=captured.host_events, reason=reason, phase=phase, rows=rows,
-            wall_s=captured.wall_s, gap_s=captured.gap_s, dispatch_s=dispatch_seconds()))
+            wall_s=captured.wall_s, gap_s=captured.gap_s, dispatch_s=dispatch_seconds(),
+            peak_bytes=captured.peak_bytes))
         self._plan(captured)
         if phase != "prefill":
             self._spent_s += cost

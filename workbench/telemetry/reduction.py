@@ -18,6 +18,8 @@ LAYER = "workbench.layer."
 MODULE = "workbench.module."
 _LAST = float("inf")
 _HOST, _DEVICE = "op", "kernel"
+#: Kineto's name for an allocation or a release.
+ALLOCATION = "[memory]"
 _LABELS = (LAYER, MODULE, "ProfilerStep")
 _LAUNCHES = ("cuda", "cuLaunch")
 
@@ -98,7 +100,8 @@ class Captured:
     """``slices``: (name, start, duration, track, layer), seconds from the capture's start.
 
     ``wall_s``: the forward; ``gap_s``: the part of it in which nothing ran (no operator on a CPU, no
-    kernel on a GPU). ``busy_s``: the rest. None where nothing was measured."""
+    kernel on a GPU). ``peak_bytes``: the most that the forward held at once beyond what was there
+    before it. None where nothing was measured."""
 
     rows: dict[Key, Row] = field(default_factory=dict)
     slices: list[tuple[str, float, float, str, int]] = field(default_factory=list)
@@ -106,6 +109,18 @@ class Captured:
     device_events: int = 0
     wall_s: float | None = None
     gap_s: float | None = None
+    peak_bytes: int | None = None
+
+
+def peak_bytes(events: Iterable[Any]) -> int | None:
+    """The highest running sum of Kineto's allocation events; None when there are none."""
+    found = sorted(((e.start_ns(), e.nbytes()) for e in events if e.name() == ALLOCATION),
+                   key=operator.itemgetter(0))
+    held = peak = 0
+    for _, n in found:
+        held += n
+        peak = max(peak, held)
+    return peak if found else None
 
 
 def reduce(events: list[Raw], most_slices: int, modules: Mapping[int, tuple[int, str]] | None = None,
