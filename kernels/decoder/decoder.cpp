@@ -57,6 +57,7 @@ struct Pass {
   WbAttention a;
   Scratch s;
   int m;
+  int failed = 0;
 
   Pass(const WbPlan& plan, const WbForward& forward, void* memory)
       : p(plan), f(forward), a(shape(plan, forward.capacity)),
@@ -105,7 +106,7 @@ struct Pass {
       flops += 2ll * rows * w[i]->rows * w[i]->columns;
     }
     Traced t(op, layer, bytes, flops);
-    wb::multiply(w, y, count, x, rows);
+    failed |= wb::multiply(w, y, count, x, rows);
   }
 
   void rope(const WbLayer& l, int layer) {
@@ -197,5 +198,5 @@ extern "C" int32_t wb_decoder_run(const WbPlan* plan, const WbForward* forward, 
   if (from == 0) pass.embed();
   for (int i = from; i < to; ++i) pass.layer(i);
   if (to == plan->layers) pass.finish();
-  return 0;
+  return pass.failed;
 }

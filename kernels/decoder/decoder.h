@@ -12,7 +12,7 @@ struct WbWeight;  // ../native/linear.h
 // A matrix and what it costs: bytes as stored, rows and columns for the FLOPs.
 struct WbMatrix {
   const WbWeight* weight;
-  const float* bias;  // [rows] or null, added here
+  const float* bias;  // [rows] or null
   int64_t bytes;
   int32_t rows, columns;
 };
@@ -52,7 +52,7 @@ extern "C" {
 int64_t wb_decoder_scratch(const WbPlan* plan, int32_t batch, int32_t n, int32_t capacity);
 // Layers [from, to) of one forward; from 0 embeds, to == layers also norms and multiplies by the head.
 // Between parts of one forward the scratch must not change. Keys and values of the rows are
-// written to the caches from column base[b] on. Returns 0.
+// written to the caches from column base[b] on. Returns 0, or 1 for a weight that has no product.
 int32_t wb_decoder_run(const WbPlan* plan, const WbForward* forward, int32_t from, int32_t to,
                        void* scratch);
 }
