@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ("compare", "recorded runs side by side"),
     "explain": ("explain", "a question about a run answered: why slower, how far from the floor"),
     "profile": ("profile", "any torch module: kernels by module, floors, memory; a gallery of stand-ins"),
+    "fingerprint": ("fingerprint", "which configuration produced these logits; did mine change?"),
     "report": ("report", "one self-contained HTML file from recorded runs"),
     "replay": ("replay", "play a recorded run in the terminal"),
     "export": ("export", "settings as Python, YAML, vllm or llama-server flags"),

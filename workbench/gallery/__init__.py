@@ -52,8 +52,9 @@ def make(name: str, *, batch: int = 1, seed: int = 0, dtype: str = "float32", de
     kind: Any = vars(torch).get(dtype)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise SettingsError(f"dtype={dtype!r} is not a floating-point type; float32 or bfloat16")
-    if kind != torch.float32 and getattr(found, "ONLY_FLOAT32", ""):
-        raise SettingsError(f"{name} runs in float32 only: {found.ONLY_FLOAT32}")
+    only = str(vars(found).get("ONLY_FLOAT32", ""))
+    if only and kind != torch.float32:
+        raise SettingsError(f"{name} runs in float32 only: {only}")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SettingsError("this machine has no GPU that torch can use; leave device at cpu")
     with torch.random.fork_rng(devices=[]):
