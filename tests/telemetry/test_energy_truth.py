@@ -117,6 +117,45 @@ def test_joules_by_phase_are_right_within_their_error_bars(
     assert max(widths) < 0.12
 
 
+@pytest.mark.parametrize("field", ["instant", "average"])
+def test_without_a_counter_the_error_bar_holds_too(field: str) -> None:
+    """Power fields only, as on older parts: integrated, the average's smearing taken back."""
+    within: list[float] = []
+    widths: list[float] = []
+    for seed in range(60):
+        events, truth = without_counter(seed, field, PLAIN)
+        for p, (_, a, b) in zip(phases(events), PLAIN, strict=True):
+            assert p.joules is not None
+            within.append(abs(p.joules - truth.joules(a, b)) / p.se)
+            widths.append(p.se / truth.joules(a, b))
+    assert sum(w <= 2 for w in within) >= 0.93 * len(within)
+    assert sorted(widths)[len(widths) // 2] < 0.08
+
+
+def test_a_prompt_shorter_than_what_the_sensor_averages_has_no_figure() -> None:
+    events, truth = without_counter(0, "average", [("prefill", 0.0, 0.3), ("decode", 0.3, 20.0)])
+    prompt, rest = phases(events)
+    assert prompt.joules is None
+    assert "shorter than what the sensor averages over (1 s)" in prompt.reason
+    assert abs(rest.joules - truth.joules(0.3, 20)) <= 2 * rest.se + 0.02 * rest.joules
+
+
+def without_counter(seed: int, field: str, spans: list[tuple[str, float, float]]
+                    ) -> tuple[list[ev.Event], Truth]:
+    rng, clock = random.Random(seed), Clock()
+    truth = jagged(rng, spans, {"prefill": rng.uniform(400, 700), "decode": rng.uniform(200, 350)}, 80)
+    fake: Any = FakeNvml(truth, clock, offset_s=rng.uniform(0, 0.1))
+    fake.nvmlDeviceGetTotalEnergyConsumption = None  # a call to it fails
+    if field == "average":
+        fake.NVML_FI_DEV_POWER_INSTANT = None
+    status = ev.SensorStatus(device="gpu0", source="NVML", available=True, average_period_s=0.1,
+                             instant_period_s=0.1 if field == "instant" else None)
+    nudge = tuple(b for p, _, b in spans if p == "prefill")
+    found = readings(Nvml(0, fake), clock, spans[-1][2], 0.1, lambda: None, rng, nudge)
+    assert all(e.energy_j is None for e in found)
+    return [status, *run_events(spans, 1000, 200), *found], truth
+
+
 def test_phases_that_take_turns_are_divided_or_the_division_is_refused(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts of 5-25 ms between verifications of 20-60 ms, a counter that moves every 20-100 ms."""

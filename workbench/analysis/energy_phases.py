@@ -147,10 +147,13 @@ def _divide(series: Series, spans: list[Stretch], names: list[str]
         return dict.fromkeys(names, ("the sensor gave fewer than two readings", "read off"))
     least = _VISIBLE * max(series.period_s or 0.0, 2 * curve.tau_s)
     typical = {p: _median([s.seconds for s in spans if s.phase == p]) for p in names}
-    quick = [p for p in names if typical[p] < least and len(names) > 1]
-    found: dict[str, tuple[Joules | str, str]] = {}
+    found: dict[str, tuple[Joules | str, str]] = {
+        p: (f"its stretches ({typical[p]:.2g} s) are shorter than what the sensor averages over "
+            f"({curve.window_s:.2g} s)", "read off")
+        for p in names if typical[p] < curve.window_s and len(names) > 1}
+    quick = [p for p in names if typical[p] < least and len(names) > 1 and p not in found]
     for p in names:
-        if p not in quick:
+        if p not in quick and p not in found:
             found[p] = (_sum(curve, [s for s in spans if s.phase == p]), "read off")
     if len(quick) == 1 and sum(s.phase == quick[0] for s in spans) == 1:
         # One short stretch, as a short prompt is: readable, with an error bar that says how badly.

@@ -40,18 +40,20 @@ class Joules:
 @dataclass(frozen=True)
 class Curve:
     """Cumulated joules at ``t`` (seconds on the run's clock, lag removed). ``tau_s``: standard deviation
-    of a reading's time; ``noise_j``: of the integral between neighbours, per point (0 for a counter)."""
+    of a reading's time; ``noise_j``: of the integral between neighbours, per point (0 for a counter);
+    ``window_s``: what each reading averages over (0: nothing)."""
 
     t: tuple[float, ...]
     j: tuple[float, ...]
     tau_s: float
     noise_j: tuple[float, ...]
     kind: str
+    window_s: float = 0.0
 
     def between(self, start_s: float, end_s: float) -> Joules:
         """Joules of a window; the errors of its two ends are independent."""
-        first, a = self._at(start_s)
-        last, b = self._at(end_s)
+        first, a = self._sharp(start_s)
+        last, b = self._sharp(end_s)
         inside = [n for t, n in zip(self.t, self.noise_j, strict=True) if start_s < t <= end_s]
         return Joules(max(0.0, last - first),
                       math.sqrt(a * a + b * b + sum(n * n for n in inside)))
@@ -60,6 +62,18 @@ class Curve:
         """Mean watts between points i and i + 1, the nearest pair at the ends."""
         i = min(max(i, 0), len(self.t) - 2)
         return (self.j[i + 1] - self.j[i]) / (self.t[i + 1] - self.t[i])
+
+    def _sharp(self, t: float) -> tuple[float, float]:
+        """As :meth:`_at`, less what averaging smears: a step of the power at ``t`` becomes a ramp as long
+        as the window, which moves step x window / 8 joules over ``t``. Believed by half, because the
+        step may be elsewhere in the window."""
+        joules, se = self._at(t)
+        if not self.window_s:
+            return joules, se
+        before, after = (self._slope(bisect.bisect_right(self.t, t + d) - 1)
+                         for d in (-0.75 * self.window_s, 0.75 * self.window_s))
+        moved = (before - after) * self.window_s / 8
+        return joules + moved, math.hypot(se, moved / 2)
 
     def _at(self, t: float) -> tuple[float, float]:
         """(cumulated joules at ``t``, standard deviation)."""
@@ -146,8 +160,8 @@ class Series:
             points.append((t1, total))
             noise.append(abs(p1 - p0) * (t1 - t0) / _SQRT12)
         doubt = math.hypot(period, self._took()) / _SQRT12
-        return _curve(points, (period + window) / 2, math.hypot(doubt, window / 4 / _SQRT12),
-                      "instant power" if instant else "averaged power", noise)
+        return _curve(points, (period + window) / 2, doubt,
+                      "instant power" if instant else "averaged power", noise, window)
 
     def _behind(self, instant: bool) -> tuple[float, float]:
         """(update period, what a reading averages over) of the power field, s."""
@@ -166,12 +180,12 @@ class Series:
 
 
 def _curve(points: Sequence[tuple[float, float]], late_s: float, tau_s: float, kind: str,
-           noise: Sequence[float] = ()) -> Curve:
+           noise: Sequence[float] = (), window_s: float = 0.0) -> Curve:
     kept = [(t - late_s, j, n) for (t, j), n in zip(points, noise or [0.0] * len(points), strict=True)]
     # Two readings at one instant have no power between them.
     kept = [p for i, p in enumerate(kept) if i == 0 or p[0] > kept[i - 1][0]]
     return Curve(tuple(p[0] for p in kept), tuple(p[1] for p in kept), tau_s,
-                 tuple(p[2] for p in kept), kind)
+                 tuple(p[2] for p in kept), kind, window_s)
 
 
 def series_of(events: Iterable[ev.Event]) -> list[Series]:
