@@ -130,7 +130,7 @@ def test_test_rows_see_only_training_rows_whose_order_is_free() -> None:
 
 
 def test_the_consistency_function_is_the_identity_at_the_lowest_noise() -> None:
-    module, (states, noise) = gallery.make("consistency_speech", batch=1)
+    module, (_, noise) = gallery.make("consistency_speech", batch=1)
     mean = torch.zeros_like(noise)
     with torch.no_grad():
         assert (module.clean(noise, mean, module.LOW) - noise).abs().max() < 1e-6

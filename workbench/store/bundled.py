@@ -12,11 +12,16 @@ _FOLDER = Path(__file__).parent.parent / "recorded"
 
 
 def recorded(name: str | None = None) -> Runs | Run:
-    """The bundled runs, by name one of them; each says on which machine and when it was recorded.
+    """The bundled runs, or by its name one of them; each says where and when it was recorded.
 
     Raises StoreError for a name that is not there."""
     if name is None:
-        return Runs(open_bundle(_FOLDER / n) for n in bundled_names())
+        return Runs(bundled_run(n) for n in bundled_names())
+    return bundled_run(name)
+
+
+def bundled_run(name: str) -> Run:
+    """One of them, read from its files only. Raises StoreError that names those there are."""
     if name not in bundled_names():
         raise StoreError(one_of("bundled run", name, bundled_names()))
     return open_bundle(_FOLDER / name)
