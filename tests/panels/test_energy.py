@@ -128,3 +128,22 @@ def test_too_short_offers_a_longer_run(tmp_path: Path) -> None:
     said, _ = content(tmp_path, plain(200) + slow)
     assert "too short for the sensor" in " ".join(said.sentences)
     assert any("limits.max_new_tokens" in a.changes for a in said.actions)
+
+
+def test_what_watching_costs_is_nobodys_energy(tmp_path: Path) -> None:
+    """Watched forwards take twice as long; kernels keep their share of an unwatched one."""
+    events: list[ev.Event] = []
+    t = 0.0
+    for i in range(100):
+        took = 0.02 if i % 10 == 0 else 0.01
+        events.append(ev.Phase(t_s=t + took, phase="decode", start_s=t, end_s=t + took, step=i, rows=1))
+        events.append(ev.Token(t_s=t + took, index=i, id=i, text="a", step=i))
+        if i % 10 == 0:
+            events += [ev.KernelWindow(window=i, start_s=t, end_s=t + took, preset="light", steps=1),
+                       ev.Kernel(window=i, phase="decode", layer=0, name="mm", kind="op", cls="matmul",
+                                 device="cpu", calls=1, total_s=0.007, mean_s=0.007, min_s=0.007,
+                                 max_s=0.007)]
+        t += took
+    said, _ = content(tmp_path, events + power())
+    share = {r[1]: r[2] for r in said.tables[1].rows}
+    assert share["matmul"] == pytest.approx(70, abs=1)

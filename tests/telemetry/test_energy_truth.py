@@ -109,7 +109,7 @@ def test_joules_by_phase_are_right_within_their_error_bars(
         for phase, a, b in PLAIN:
             got, true = found[phase], truth.joules(a, b)
             assert got.joules is not None
-            assert got.how == "read off"
+            assert got.how == "read from the sensor"
             within.append(abs(got.joules - true) / got.se)
             widths.append(got.se / true)
     assert sum(w <= 2 for w in within) >= 0.93 * len(within), sorted(within)[-12:]

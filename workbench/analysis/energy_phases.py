@@ -19,6 +19,7 @@ from workbench import events as ev
 from workbench.analysis import energy as whole
 from workbench.analysis.energy_series import Curve, Joules, Series, series_of
 
+READ = "read from the sensor"
 #: The phases that a token costs, in the order in which they are shown.
 PHASES = ("prefill", "draft", "verify", "decode")
 #: A pause longer than this belongs to no phase.
@@ -52,7 +53,7 @@ class PhaseEnergy:
     tokens: int
     net_j: float | None = None
     net_se: float | None = None
-    how: str = "read off"
+    how: str = READ
     reason: str = ""
 
     @property
@@ -110,11 +111,11 @@ def phases(events: Sequence[ev.Event]) -> list[PhaseEnergy]:
 def _phase(name: str, seconds: float, tokens: int, found: list[tuple[Joules | str, str]],
            parts: Sequence[whole.DeviceEnergy]) -> PhaseEnergy:
     """One phase over all devices."""
-    total, how = Joules(0.0, 0.0), "read off"
+    total, how = Joules(0.0, 0.0), READ
     for joules, method in found:
         if isinstance(joules, str):
             return PhaseEnergy(name, seconds, None, None, tokens, how=method, reason=joules)
-        total, how = total + joules, method if method != "read off" else how
+        total, how = total + joules, method if method != READ else how
     idle = [(p.idle_w, p.idle_se_w or 0.0) for p in parts]
     watts = [w for w, _ in idle if w is not None]
     net, se = None, None
@@ -144,20 +145,20 @@ def _divide(series: Series, spans: list[Stretch], names: list[str]
     """Phase -> (joules or why not, how), for one device."""
     curve = series.counter() or series.integral()
     if curve is None:  # the total was given, so this cannot happen; say it rather than guess
-        return dict.fromkeys(names, ("the sensor gave fewer than two readings", "read off"))
+        return dict.fromkeys(names, ("the sensor gave fewer than two readings", READ))
     least = _VISIBLE * max(series.period_s or 0.0, 2 * curve.tau_s)
     typical = {p: _median([s.seconds for s in spans if s.phase == p]) for p in names}
     found: dict[str, tuple[Joules | str, str]] = {
         p: (f"its stretches ({typical[p]:.2g} s) are shorter than what the sensor averages over "
-            f"({curve.window_s:.2g} s)", "read off")
+            f"({curve.window_s:.2g} s)", READ)
         for p in names if typical[p] < curve.window_s and len(names) > 1}
     quick = [p for p in names if typical[p] < least and len(names) > 1 and p not in found]
     for p in names:
         if p not in quick and p not in found:
-            found[p] = (_sum(curve, [s for s in spans if s.phase == p]), "read off")
+            found[p] = (_sum(curve, [s for s in spans if s.phase == p]), READ)
     if len(quick) == 1 and sum(s.phase == quick[0] for s in spans) == 1:
         # One short stretch, as a short prompt is: readable, with an error bar that says how badly.
-        found[quick[0]] = (_sum(curve, [s for s in spans if s.phase == quick[0]]), "read off")
+        found[quick[0]] = (_sum(curve, [s for s in spans if s.phase == quick[0]]), READ)
     elif quick:
         found |= regress(curve, spans, quick)
     return found

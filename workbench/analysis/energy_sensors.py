@@ -101,7 +101,7 @@ def _words(s: Sensor, series: Series) -> list[str]:
         mark = badge.disagreement(s.counter_j or 0.0, s.integral_j or 0.0)
         said.append(f"The {mark}; the counter is used, and the truth may lie between them." if mark else
                     f"Counter and integral of power agree within {100 * badge.DISAGREE:.0f} % "
-                    f"({100 * s.disagreement:+.1f} %).")
+                    f"({round(100 * s.disagreement, 1) + 0.0:+.1f} %).")
     elif s.counter_j is None and series.counter() is None:
         said.append("There is no energy counter; joules are the integral of its power.")
     return said

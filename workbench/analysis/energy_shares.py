@@ -8,6 +8,7 @@ statistical part (the phase's own error and how much the shares vary between cap
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -101,22 +102,35 @@ class _Window:
 
 
 def _windows(events: Iterable[ev.Event]) -> dict[tuple[int, str], _Window]:
-    """(window, phase) -> its kernels and how long the forwards in it took."""
+    """(window, phase) -> its kernels and how long such a forward takes."""
     spans = {e.window: (e.start_s, e.end_s) for e in events if isinstance(e, ev.KernelWindow)}
     forwards = [e for e in events if isinstance(e, ev.Phase)]
+    free = _free(forwards, sorted(spans.values()))
     found: dict[tuple[int, str], _Window] = {}
     for e in events:
         if isinstance(e, ev.Kernel):
             key = (e.window, e.phase)
             if key not in found:
-                found[key] = _Window(e.phase, _inside(forwards, e.phase, spans.get(e.window)), [])
+                watched = _inside(forwards, e.phase, spans.get(e.window))
+                found[key] = _Window(e.phase, min(watched, free.get(e.phase, watched)), [])
             found[key].kernels.append(e)
     return found
 
 
+def _free(forwards: list[ev.Phase], spans: list[tuple[float, float]]) -> dict[str, float]:
+    """Phase -> median seconds of a forward that no profiler watched: a watched one is slower, and what
+    watching costs is in no kernel."""
+    starts = [a for a, _ in spans]
+    took: dict[str, list[float]] = defaultdict(list)
+    for p in forwards:
+        i = bisect.bisect_right(starts, p.end_s) - 1
+        if i < 0 or spans[i][1] <= p.start_s:
+            took[p.phase].append(p.end_s - p.start_s)
+    return {phase: sorted(t)[len(t) // 2] for phase, t in took.items()}
+
+
 def _inside(forwards: list[ev.Phase], phase: str, span: tuple[float, float] | None) -> float:
-    """Seconds of the phase's forwards in a window; a window is one forward, profiled and so slower than
-    the others: kernels' own times are what counts, the forward only bounds the gaps."""
+    """Seconds of the phase's forwards in a window (a window is one forward)."""
     if span is None:
         return 0.0
     start, end = span
