@@ -1,0 +1,115 @@
+#include "linear.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "parts.h"
+#include "pool.h"
+
+namespace wb {
+
+struct Buffer {
+  char* data = nullptr;
+  size_t size = 0;
+  ~Buffer() { std::free(data); }
+};
+
+char* scratch(int which, size_t bytes) {
+  static thread_local Buffer buffers[4];
+  Buffer& b = buffers[which];
+  if (b.size < bytes) {
+    std::free(b.data);
+    b.size = (bytes + 4095) / 4096 * 4096;
+    b.data = static_cast<char*>(std::aligned_alloc(4096, b.size));
+    if (!b.data) std::abort();
+  }
+  return b.data;
+}
+
+namespace {
+
+const Path* path() {
+  static const Path* const chosen = [] {
+    const char* forced = std::getenv("WORKBENCH_ISA");
+    const Path* fast = forced && *forced && std::strcmp(forced, "amx") ? nullptr : amx_path();
+    return fast ? fast : portable_path(forced);
+  }();
+  return chosen;
+}
+
+bool known(const WbWeight& w) {
+  if (w.rows < 1 || w.columns < 1) return false;
+  if (w.kind == WB_BF16) return w.padded == w.columns;
+  if (w.kind != WB_INT8 && w.kind != WB_INT4) return false;
+  if (w.group < 32 || w.group % 32 || w.padded % w.group || w.padded < w.columns) return false;
+  switch (w.scale) {
+    case WB_SCALE_PAIR: return w.kind == WB_INT4;
+    case WB_SCALE_ROW: return w.kind == WB_INT8 && w.group == w.padded && w.padded % 64 == 0;
+    case WB_SCALE_HALF: return true;
+    case WB_SCALE_K: return w.kind == WB_INT4 && w.group == 32 && w.padded % 256 == 0;
+    default: return false;
+  }
+}
+
+// Whether two weights read x in the same prepared form.
+bool alike(const WbWeight& a, const WbWeight& b) {
+  return a.kind == b.kind && a.activations == b.activations && a.padded == b.padded &&
+         (a.kind == WB_BF16 || block_of(a) == block_of(b));
+}
+
+void chunk(void* context, int index) {
+  const Job& job = *static_cast<const Job*>(context);
+  int i = 0;
+  while (index >= job.start[i + 1]) ++i;
+  const WbProduct& p = job.products[i];
+  const int panel = (index - job.start[i]) * job.chunk, all = panels_of(*p.weight);
+  path()->run(job, p, panel, panel + job.chunk < all ? panel + job.chunk : all);
+}
+
+void unit(void* context, int index) { path()->prepare(*static_cast<const Job*>(context), index); }
+
+// Chunks of about 32 KiB of weights: long enough to read memory in order, short enough to share.
+int chunk_of(const WbWeight& w, int m) {
+  const size_t one = w.kind == WB_BF16 ? static_cast<size_t>(w.columns) * 2 * kPanel : panel_bytes(w);
+  int chunk = 2;
+  while (chunk < 8 && one * chunk < (48 << 10) && m <= kPanel) chunk += 2;
+  return chunk;
+}
+
+void run(const WbProduct* products, int count, const uint16_t* x, int m, int first) {
+  const WbWeight& w = *products->weight;
+  Job job = {products, x + static_cast<size_t>(first) * w.columns, nullptr, count, m, first,
+             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, chunk_of(w, m), {0}};
+  for (int i = 0; i < count; ++i)
+    job.start[i + 1] = job.start[i] + (panels_of(*products[i].weight) + job.chunk - 1) / job.chunk;
+  job.prepared = scratch(0, path()->bytes(job));
+  const int units = path()->units(job);
+  if (m <= 64)
+    for (int u = 0; u < units; ++u) path()->prepare(job, u);
+  else
+    wb_parallel(units, unit, &job);
+  wb_parallel(job.start[count], chunk, &job);
+}
+
+}  // namespace
+}  // namespace wb
+
+extern "C" int32_t wb_linear(const WbProduct* products, int32_t count, const uint16_t* x, int32_t m) {
+  for (int i = 0; i < count; ++i)
+    if (!wb::known(*products[i].weight) ||
+        products[i].weight->columns != products[0].weight->columns)
+      return 1;
+  for (int from = 0; from < count;) {
+    int to = from + 1;
+    while (to < count && to - from < 16 &&
+           wb::alike(*products[from].weight, *products[to].weight))
+      ++to;
+    for (int first = 0; first < m; first += wb::kMostRows)
+      wb::run(products + from, to - from, x, m - first < wb::kMostRows ? m - first : wb::kMostRows,
+              first);
+    from = to;
+  }
+  return 0;
+}
+
+extern "C" const char* wb_isa(void) { return wb::path()->name; }

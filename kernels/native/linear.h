@@ -1,0 +1,48 @@
+// Matrix products y = x W^T + bias over stored weights.
+//
+// A row of x gives the same bits however many rows come with it, and however many threads there are:
+// columns are summed in fixed blocks in a fixed order. That holds for one machine and WORKBENCH_ISA.
+//
+// Stored weights. Panels are 16 rows of W; `padded` columns, a multiple of the block, zeros behind the
+// real ones; rows padded to whole panels. Within a panel, columns come in order:
+//   WB_BF16  no panels: row-major bfloat16 [rows, columns], as a checkpoint has it.
+//   WB_INT8  byte = q + 128. 64 bytes hold 4 columns: byte 4 n + 2 p + h is row n, column 2 h + p.
+//   WB_INT4  value 0..15. 64 bytes hold 8 columns: 16-bit word 2 n + p, its t-th nibble from below, is row
+//            n, column 2 t + p.
+// Scales of a panel follow each other by group:
+//   WB_SCALE_PAIR  bfloat16 s[16], z[16]: w = (q - 8) s + z (int4) or q s + z (int8)
+//   WB_SCALE_ROW   bfloat16 s[16] once per panel, for all columns: w = q s
+//   WB_SCALE_HALF  float16 s[16]: w = (q - 8) s (int4), q s (int8); GGUF Q4_0 and Q8_0 exactly
+//   WB_SCALE_K     per 256 columns float16 d[16], dmin[16], then bytes a[8][16], b[8][16]: columns 32 i ..
+//                  are w = d a[i] q - dmin b[i] with q in 0..15; GGUF Q4_K exactly
+#pragma once
+#include <cstdint>
+
+enum WbKind : int32_t { WB_BF16 = 0, WB_INT8 = 1, WB_INT4 = 2 };
+enum WbScale : int32_t { WB_SCALE_NONE = 0, WB_SCALE_PAIR, WB_SCALE_ROW, WB_SCALE_HALF, WB_SCALE_K };
+enum WbActivations : int32_t { WB_A16 = 0, WB_A8 = 1 };
+
+struct WbWeight {
+  int32_t kind, scale, activations;
+  int32_t rows, columns;  // of W
+  int32_t padded;         // columns stored
+  int32_t group;          // columns that share a scale: 32, 64, 128 ... (WB_SCALE_ROW: padded)
+  const void* data;
+  const void* scales;
+};
+
+// One product: y [m, rows], float32 or bfloat16 (y_bf16), bias float32 [rows] or null.
+struct WbProduct {
+  const WbWeight* weight;
+  const float* bias;
+  void* y;
+  int32_t y_bf16;
+};
+
+extern "C" {
+// Products with the same x, bfloat16 [m, columns] dense; any m >= 1. Uses wb_parallel.
+// Returns 0, or 1 for a weight that it does not know (nothing is computed then).
+int32_t wb_linear(const WbProduct* products, int32_t count, const uint16_t* x, int32_t m);
+// "amx", "avx512", "avx2", "generic": what wb_linear runs here. WORKBENCH_ISA lowers it.
+const char* wb_isa(void);
+}
