@@ -203,3 +203,60 @@ def test_a_sensor_that_goes_away_ends_its_series_not_the_run(tmp_path: Path) -> 
     time.sleep(0.05)
     poller.stop()
     assert [e for e in events if isinstance(e, Power)]
+
+
+def test_a_nudge_reads_at_once_and_readings_say_how_long_they_took(tmp_path: Path) -> None:
+    """The end of the prompt asks for one more reading, from another thread and without waiting for it."""
+    folder = zone(tmp_path)
+    events: list[Event] = []
+    zero = time.monotonic()
+    poller = PowerPoller([Rapl(folder)], events.append, lambda: time.monotonic() - zero, period_s=5.0)
+    poller.start()
+    time.sleep(0.2)
+    asked = time.monotonic() - zero
+    poller.nudge()
+    assert time.monotonic() - zero - asked < 0.01
+    time.sleep(0.2)
+    poller.stop()
+    readings = [e for e in events if isinstance(e, Power)]
+    assert len(readings) == 3, "first, nudged, last"
+    assert readings[1].t_s == pytest.approx(asked, abs=0.05)
+    assert all(e.took_s is not None and 0 <= e.took_s < 0.05 for e in readings)
+
+
+def test_the_periods_of_power_fields_are_found_by_their_changes() -> None:
+    class Moving(Api):
+        def nvmlDeviceGetFieldValues(self, handle: str, numbers: list[int]) -> list[Any]:
+            period = {186: 0.05, 185: 0.1}[numbers[0]]
+            tick = int((time.monotonic() - self.began) / period)
+            return [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=400_000 + 1000 * (tick % 7)))]
+
+    status = Nvml(0, Moving()).status()
+    assert status.instant_period_s == pytest.approx(0.05, rel=0.4)
+    assert status.average_period_s == pytest.approx(0.1, rel=0.4)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [
+    ([], None), ([(1, 50)], 0.0), ([("me", 30), (1, 10)], 0.25), ([(1, 50), (2, 50)], None)])
+def test_a_neighbours_share_of_the_gpu_is_told_where_nvml_tells(
+        samples: list[tuple[Any, int]], expected: float | None) -> None:
+    import os
+
+    class Shared(Api):
+        def nvmlDeviceGetProcessUtilization(self, handle: str, since: int) -> list[Any]:
+            return [SimpleNamespace(pid=os.getpid() if p == "me" else 10_000_000 + p, smUtil=u, timeStamp=7)
+                    for p, u in samples]
+
+    others = Nvml(0, Shared()).read().others
+    assert others == (None if expected is None else pytest.approx(expected))
+
+
+def test_status_outside_a_run_judges_the_same_way(tmp_path: Path) -> None:
+    from workbench.energy.status import look
+
+    found = look(0.6, NO_GPU, [Nvml(0, Api()), Absent("cpu", "RAPL", "none here")])
+    by = {s.device: s for s in found}
+    assert by["gpu0"].available
+    assert by["gpu0"].period_s is not None
+    assert not by["cpu"].available
+    assert "none here" in by["cpu"].words[0]
