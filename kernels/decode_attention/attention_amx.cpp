@@ -7,6 +7,8 @@
 #include "attention_parts.h"
 
 #if defined(__x86_64__)
+// The intrinsics' own undefined registers, reported by g++ 12 where they are inlined.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #include <limits>
 #include <sys/syscall.h>

@@ -37,14 +37,12 @@ struct WbAttention {
   float scaling;
 };
 
-#ifdef __cplusplus
+#pragma GCC visibility push(default)
 extern "C" {
-#endif
 // Bytes of scratch that wb_decode_attention needs for a cache of `capacity` columns.
 int64_t wb_decode_attention_scratch(const WbAttention* a, int32_t batch, int32_t n);
 // query float32 [batch * n, heads, width] (already turned) -> out float32 of the same shape.
 void wb_decode_attention(const WbAttention* a, const WbKv* kv, const WbRows* rows,
                          const float* query, float* out, void* scratch);
-#ifdef __cplusplus
 }
-#endif
+#pragma GCC visibility pop

@@ -47,6 +47,7 @@ struct WbForward {
   float* logits;             // [batch * keep, vocab]
 };
 
+#pragma GCC visibility push(default)
 extern "C" {
 // Bytes of scratch for forwards of up to batch * n rows over caches of `capacity` columns.
 int64_t wb_decoder_scratch(const WbPlan* plan, int32_t batch, int32_t n, int32_t capacity);
@@ -56,3 +57,4 @@ int64_t wb_decoder_scratch(const WbPlan* plan, int32_t batch, int32_t n, int32_t
 int32_t wb_decoder_run(const WbPlan* plan, const WbForward* forward, int32_t from, int32_t to,
                        void* scratch);
 }
+#pragma GCC visibility pop

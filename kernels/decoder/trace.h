@@ -14,9 +14,11 @@ struct WbTrace {
   int64_t t0_ns, t1_ns, bytes, flops;
 };
 
+#pragma GCC visibility push(default)
 extern "C" {
 // Records go to `ring` (`capacity` of them, oldest overwritten) from now on; null turns it off.
 void wb_trace_set(WbTrace* ring, int64_t capacity);
 // Records made since the last wb_trace_set, also those that were overwritten.
 int64_t wb_trace_count();
 }
+#pragma GCC visibility pop
