@@ -82,35 +82,53 @@ def explain(run: Iterable[ev.Event], baseline: Iterable[ev.Event] | None = None)
 
 
 def _grown(fall: Waterfall, mine: Evidence, theirs: Evidence) -> list[Cause]:
-    """Bars by how much they explain of the difference; what stretches all of them comes first."""
-    direction = 1.0 if fall.delta_ms >= 0 else -1.0
-    whole = max(abs(fall.delta_ms), 0.02 * fall.base.total_ms)
-    found = [Cause(p, d, _say(p, d, fall.other, mine)) for p, d in fall.deltas.items()
-             if direction * d > NOTABLE * whole]
-    found.sort(key=lambda c: -direction * c.ms)
+    """Bars by how much they explain of the difference; what stretches all of them comes first.
+
+    When neighbours took more (or less) in one run than in the other, every bar of the baseline is
+    expected to stretch by that factor; what goes beyond it is the bar's own."""
     if abs(fall.delta_ms) < 0.02 * fall.base.total_ms:
         return []
-    common = _common(fall, mine, theirs, direction)
-    if common is not None and (not found or abs(common.ms) > 0.5 * abs(found[0].ms)):
-        found.insert(0, common)
+    direction = 1.0 if fall.delta_ms >= 0 else -1.0
+    stretch = _stretch(mine, theirs)
+    found = []
+    for part, d in fall.deltas.items():
+        own = d - stretch * fall.base.parts.get(part, 0.0)
+        if direction * own > NOTABLE * abs(fall.delta_ms):
+            found.append(Cause(part, own, _say(part, d, fall.other, mine)))
+    found.sort(key=lambda c: -direction * c.ms)
+    whole = _threads(fall, mine, theirs, direction) or _neighbour(fall, mine, theirs, stretch, direction)
+    if whole is not None and (not found or abs(whole.ms) > 0.8 * abs(found[0].ms)):
+        found.insert(0, whole)
     return found
 
 
-def _common(fall: Waterfall, mine: Evidence, theirs: Evidence, direction: float) -> Cause | None:
-    """Fewer threads or a neighbour: what they stretch, when the evidence says that they were there."""
+def _stretch(mine: Evidence, theirs: Evidence) -> float:
+    """By what share neighbours alone would have made the baseline's work longer in this run."""
+    ratio = (1 + mine.disturbed) / (1 + theirs.disturbed)
+    return 0.0 if abs(ratio - 1) < 0.1 else min(3.0, max(-0.75, ratio - 1))
+
+
+def _threads(fall: Waterfall, mine: Evidence, theirs: Evidence, direction: float) -> Cause | None:
+    """Another number of threads, where the computed parts went the way of the difference."""
     computed = sum(fall.deltas.get(p, 0.0) for p in _COMPUTED)
-    if mine.threads and theirs.threads and mine.threads != theirs.threads and computed * direction > 0:
-        return Cause("threads", computed, (
-            f"{mine.threads} CPU threads computed instead of {theirs.threads}, which makes "
-            f"{abs(computed):.3g} ms per token {'more' if computed > 0 else 'less'}"))
-    lost = _lost(fall.other, mine) - _lost(fall.base, theirs)
-    if lost * direction > 0.3 * abs(fall.delta_ms):
-        who = mine if direction > 0 else theirs
-        return Cause("neighbour", lost, (
-            f"other processes took {who.neighbour_words} "
-            f"{'in this run' if direction > 0 else 'in the baseline'}, about {abs(lost):.3g} ms per "
-            "token (estimated)"))
-    return None
+    if not mine.threads or not theirs.threads or mine.threads == theirs.threads:
+        return None
+    if (mine.threads < theirs.threads) != (direction > 0) or computed * direction <= 0:
+        return None
+    return Cause("threads", computed, (
+        f"{mine.threads} CPU threads computed instead of {theirs.threads}, which makes "
+        f"{abs(computed):.3g} ms per token {'more' if computed > 0 else 'less'}"))
+
+
+def _neighbour(fall: Waterfall, mine: Evidence, theirs: Evidence, stretch: float, direction: float
+               ) -> Cause | None:
+    lost = stretch * fall.base.total_ms
+    if lost * direction <= NOTABLE * abs(fall.delta_ms):
+        return None
+    who, where = (mine, "in this run") if direction > 0 else (theirs, "in the baseline")
+    return Cause("neighbour", lost, (
+        f"other processes took {who.neighbour_words} {where}, about {abs(lost):.3g} ms per token "
+        "(estimated)"))
 
 
 def _lost(b: Breakdown, seen: Evidence) -> float:

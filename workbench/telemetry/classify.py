@@ -28,6 +28,10 @@ _FRAGMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
                    "::tril", "::triu")),
 )
 
+#: First word of what our own kernels call themselves.
+_OURS = {"linear": "matmul", "decode_attention": "attention", "rms_norm": "norm", "rope": "elementwise",
+         "swiglu": "activation", "embedding": "embedding"}
+
 
 @functools.lru_cache(maxsize=4096)
 def kernel_class(name: str) -> str:
@@ -36,6 +40,9 @@ def kernel_class(name: str) -> str:
     lowered = name.lower()
     if lowered == "aten::t":
         return "shape"
+    ours = _OURS.get(lowered.partition(" ")[0])
+    if ours is not None:
+        return ours
     for kind, fragments in _FRAGMENTS:
         if any(f in lowered for f in fragments):
             return kind

@@ -39,7 +39,9 @@ class Preset:
 PRESETS = {"light": Preset(0.015, 300, 60, 4, 512), "kernels": Preset(0.10, 800, 200, 2),
            "deep": Preset(float("inf"), 1500, 64, 0)}
 #: What a window is assumed to cost before the first was measured, seconds.
-_GUESS_S = 0.012
+_GUESS_S, _GUESS_OF_OURS_S = 0.012, 0.001
+#: Windows of kernels that report themselves cost so little that there may be this many times more.
+_MORE_OF_OURS = 10
 #: Bytes of one kernel row and one slice in a bundle's log, measured on runs of the bundled model.
 ROW_BYTES, SLICE_BYTES = 330, 150
 
@@ -89,7 +91,7 @@ class KernelWatch:
             self._decoding_since = time.perf_counter()
         if not self._wanted(phase, rows):
             return
-        if self._source is not None and phase != "draft":
+        if self._source is not None and phase in ("decode", "verify"):
             self._source.arm()
             self._recording, self._started_s = True, self._clock()
             return
@@ -123,8 +125,10 @@ class KernelWatch:
         self._recording = False
         captured = reduce_records(self._source.drain(), self._source.names(),
                                   ended_s - self._started_s, self.preset.slices)
-        reason = "" if captured.host_events else "no kernel of ours ran in this forward"
-        self._take(captured, phase, step, rows, ended_s, time.perf_counter() - began, reason)
+        if not captured.host_events:
+            self._source = None  # these forwards do not run our kernels: the profiler looks
+            return
+        self._take(captured, phase, step, rows, ended_s, time.perf_counter() - began, "")
 
     def _take(self, captured: Captured, phase: str, step: int, rows: int, ended_s: float,
               cost: float, reason: str) -> None:
@@ -174,7 +178,7 @@ class KernelWatch:
         if self._bytes >= self._schedule.cap_bytes:
             self._full()
             return False
-        if self._count >= self.preset.windows:
+        if self._count >= self.preset.windows * (1 if self._source is None else _MORE_OF_OURS):
             return False
         if self._left > 0 and phase != "prefill":
             return True  # the window goes on
@@ -195,7 +199,8 @@ class KernelWatch:
             # A verification emits about two tokens, so that a run has about half as many of them.
             steps = self._expected / (2 if phase == "verify" else 1)
             since *= max(1.0, steps / max(1, self._steps))
-        return self._spent_s + (self._cost_s or _GUESS_S) <= self.preset.budget * since
+        guess = _GUESS_S if self._source is None else _GUESS_OF_OURS_S
+        return self._spent_s + (self._cost_s or guess) <= self.preset.budget * since
 
     def _full(self) -> None:
         if self._bytes != float("inf"):
