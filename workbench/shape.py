@@ -105,8 +105,13 @@ def from_config(config: dict[str, Any]) -> ModelShape:
 
 
 def from_file(path: str | Path) -> ModelShape:
-    """From a ``config.json`` or a folder that holds one."""
+    """From a ``config.json``, a folder that holds one, or a ``.gguf`` file."""
     path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        from workbench.gguf import metadata
+        from workbench.gguf.read import open_file
+
+        return from_config(metadata.config_of(open_file(path)))
     path = path / "config.json" if path.is_dir() else path
     try:
         return from_config(json.loads(path.read_text(encoding="utf-8")))

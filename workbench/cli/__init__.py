@@ -26,6 +26,7 @@ COMMANDS = {
     "report": ("report", "one self-contained HTML file from recorded runs"),
     "replay": ("replay", "play a recorded run in the terminal"),
     "export": ("export", "settings as Python, YAML, vllm or llama-server flags"),
+    "gguf": ("gguf", "the model as a GGUF file, for llama.cpp and what reads its format"),
     "runs": ("runs", "list, rename or delete recorded runs"),
     "models": ("models", "the bundled models"),
     "techniques": ("techniques", "the catalogue, or one technique"),

@@ -20,6 +20,7 @@ from torch import nn
 from workbench.errors import Cancelled, ModelError, OutOfMemory, SettingsError, WorkbenchError
 from workbench.events import Effective, Event, Progress
 from workbench.runtime.checkpoint import Checkpoint
+from workbench.runtime.gguf_checkpoint import GgufCheckpoint
 from workbench.runtime.guard import layers_of
 from workbench.runtime.oom import explained
 from workbench.runtime.packed import Packed
@@ -186,6 +187,13 @@ class Filler:
     def converted(self) -> bool:
         return self._tensors.converted
 
+    @property
+    def stored(self) -> str:
+        """How a file stores the weights, where that is not how they are loaded."""
+        held = getattr(self._tensors, "_files", None)
+        return (f"; read from GGUF ({held.file.scheme()}), decoded and then stored as weights says"
+                if isinstance(held, GgufCheckpoint) else "")
+
     def fill(self, parked: Any) -> None:
         try:
             layers = {id(m): i for i, m in enumerate(layers_of(self.model))}
@@ -336,7 +344,7 @@ class _Stored:
     def __init__(self, model: Any, source: Source, allow_pickle: bool) -> None:
         self._source, self.converted = source, False
         self._pickled: dict[str, torch.Tensor] = {}
-        self._files = Checkpoint([])
+        self._files: Checkpoint | GgufCheckpoint = Checkpoint([])
         self._open(allow_pickle)
         names = set(self._files.entries) | set(self._pickled)
         self._prefix = _prefix(model, names)
@@ -348,6 +356,9 @@ class _Stored:
 
     def _open(self, allow_pickle: bool) -> None:
         folder = self._source.folder
+        if self._source.gguf is not None:
+            self._files = GgufCheckpoint(self._source.gguf)
+            return
         files = Checkpoint.open(folder)
         if files.entries or not allow_pickle:
             self._files = files
@@ -426,7 +437,7 @@ def _read_back(settings: Settings, loaded: Loaded, filler: Filler) -> dict[str, 
     found.append(Effective(path="model.source", requested=settings.model.source,
                            effective=f"{loaded.shape.architecture}, "
                                      f"{loaded.shape.parameters / 1e6:.4g} M parameters, "
-                                     f"tokenizer: {loaded.tokenizer_name}"))
+                                     f"tokenizer: {loaded.tokenizer_name}{filler.stored}"))
     head = loaded.model.get_output_embeddings()
     tied = head is not None and getattr(head, "weight", None) is not None and \
         head.weight is loaded.model.get_input_embeddings().weight

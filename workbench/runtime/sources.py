@@ -1,4 +1,4 @@
-"""From what a person wrote to a folder on this disk: bundled name, folder, config.json or hub id.
+"""From what a person wrote to a folder on this disk: bundled name, folder, config.json, GGUF or hub id.
 
 Local things come first; the network is asked only for what looks like ``org/name`` and is nowhere
 here, once, with a short timeout, and never when ``HF_HUB_OFFLINE`` is set.
@@ -23,29 +23,55 @@ _HUB_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Source:
-    """``folder``: holds config.json and, unless ``random``, the weights. ``config``: parsed."""
+    """``folder``: holds config.json and, unless ``random``, the weights. ``config``: parsed.
+
+    ``gguf``: the file that holds the weights; ``folder`` then keeps its config and tokenizer."""
 
     folder: Path
     config_path: Path
     config: dict[str, Any]
     random: bool
+    gguf: Path | None = None
 
 
 def resolve(model: Model) -> Source:
     """Raises ModelError with one sentence when there is nothing usable at ``model.source``."""
     place = _locate(model)
+    if place.suffix == ".gguf" and place.is_file():
+        return _from_gguf(place, model)
     config_path = place if place.is_file() else place / "config.json"
     folder = config_path.parent
     random = model.weights == "random"
     if place.is_file() and place.suffix != ".json":
-        raise ModelError(f"{place} is a file of another kind; give a model folder, a config.json, or "
-                         "a hub id like org/name")
+        raise ModelError(f"{place} is a file of another kind; give a model folder, a config.json, a "
+                         ".gguf file, or a hub id like org/name")
     config = _read_config(config_path)
     _refuse_remote_code(config, model, folder)
     _refuse_encoder(config, config_path)
     if not random:
         _refuse_missing_weights(folder, place, model)
     return Source(folder, config_path, config, random)
+
+
+def _from_gguf(path: Path, model: Model) -> Source:
+    """Config and tokenizer of the file in a folder of the cache, made once per version of the file."""
+    import hashlib
+
+    from workbench.gguf import metadata, tokenizer
+    from workbench.gguf.read import open_file
+    from workbench.machine import home
+
+    state = path.stat()
+    key = hashlib.sha256(f"{path}|{state.st_mtime_ns}|{state.st_size}".encode()).hexdigest()[:16]
+    folder = home() / "cache" / "gguf" / key
+    if not (folder / "config.json").is_file():
+        file = open_file(path)
+        config = metadata.config_of(file)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.restore(file, folder)
+        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    config_path = folder / "config.json"
+    return Source(folder, config_path, _read_config(config_path), model.weights == "random", path)
 
 
 def _locate(model: Model) -> Path:
