@@ -19,6 +19,7 @@ from workbench.techniques.base import Control, Controlled, Technique, family, ge
 if TYPE_CHECKING:
     from workbench.machine import Machine
     from workbench.shape import ModelShape
+    from workbench.techniques.backend import Backend
     from workbench.techniques.decoding import Decoding
     from workbench.techniques.kvcache import KVCache
     from workbench.techniques.tiers import Tiers
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 #: Settings field -> (family folder, the default technique).
 FAMILIES = {"weights": ("weights", "bf16"), "kv": ("kvcache", "full"),
-            "tiers": ("tiers", "resident"), "decoding": ("decoding", "plain")}
+            "tiers": ("tiers", "resident"), "decoding": ("decoding", "plain"),
+            "backend": ("backend", "native")}
 SECTIONS: dict[str, type[Controlled]] = {
     "model": Model, "sampling": Sampling, "limits": Limits, "compute": Compute,
     "telemetry": Telemetry, "quality": Quality}
@@ -70,6 +72,7 @@ class Settings:
     kv: KVCache = _default("kv")
     tiers: Tiers = _default("tiers")
     decoding: Decoding = _default("decoding")
+    backend: Backend = _default("backend")
     sampling: Sampling = field(default_factory=Sampling)
     limits: Limits = field(default_factory=Limits)
     compute: Compute = field(default_factory=Compute)

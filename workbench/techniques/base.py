@@ -229,6 +229,7 @@ def family(name: str) -> dict[str, type[Technique]]:
 def get(family_name: str, name: str) -> type[Technique]:
     """The class, or SettingsError that names the valid ones."""
     members = family(family_name)
+    name = name.replace("-", "_")  # llama-cpp is llama_cpp
     if name not in members:
         raise SettingsError(one_of(f"{family_name} technique", name, list(members)))
     return members[name]
