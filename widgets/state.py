@@ -59,11 +59,11 @@ def _control(view: ControlView) -> Json:
             "unavailable": dict(view.unavailable)}
 
 
-def prompts() -> list[Json]:
-    """The bundled prompts, for the menu."""
+def prompts(model: str) -> list[Json]:
+    """The bundled prompts that suit this model, for the menu."""
     from workbench import zoo
 
-    return [{"id": p.id, "kind": p.kind, "text": p.text} for p in zoo.prompts()]
+    return [{"id": p.id, "kind": p.kind, "text": p.text} for p in zoo.prompts(model=model)]
 
 
 def about(session: Session) -> Json:

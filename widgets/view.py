@@ -73,7 +73,7 @@ class View:
         from workbench.export import FORMATS
 
         w = self.widget
-        w.about, w.prompts = state.about(session), state.prompts()
+        w.about, w.prompts = state.about(session), state.prompts(session.model)
         w.prompt = w.prompts[0]["text"] if w.prompts else ""
         w.chart_titles = [{"name": c.name, "title": c.title} for c in CHARTS]
         w.formats = list(FORMATS)

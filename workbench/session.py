@@ -117,7 +117,7 @@ class Session:
         chosen = (settings or self._settings).with_(changes)
         if self.shape is not None:
             chosen.check(self.shape, self.machine)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [_first_prompt()])
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [_first_prompt(self.model)])
         if not all(prompts) or not prompts:
             raise SettingsError("the prompt is empty; write some text")
         if len(prompts) < chosen.limits.batch:
@@ -371,10 +371,10 @@ def _replace(event: Event, **changes: Any) -> Event:
     return msgspec.structs.replace(event, **changes)
 
 
-def _first_prompt() -> str:
+def _first_prompt(model: str) -> str:
     from workbench import zoo
 
-    return zoo.prompts()[0].text
+    return zoo.prompts(model=model)[0].text
 
 
 def shape_of(settings: Settings) -> ModelShape | None:
@@ -387,7 +387,7 @@ def shape_of(settings: Settings) -> ModelShape | None:
     path = Path(source).expanduser()
     if path.exists():
         shape = from_file(path)
-        if path.is_file() and settings.model.weights != "random":
+        if path.is_file() and path.suffix != ".gguf" and settings.model.weights != "random":
             raise ModelError(f"{path.name} is a config without weights; open it with "
                              'weights="random", or give the checkpoint\'s folder')
         return shape

@@ -96,7 +96,7 @@ def test_cancel_pin_compare_difference(shown: Any, wait_until: Any) -> None:
     head = view.widget.comparison["runs"]
     assert [r["baseline"] for r in head] == [True, False]
     assert head[0]["id"] == first.id
-    assert view.widget.figure_comparison["data"]
+    wait_until(lambda: view.widget.figure_comparison.get("data"))  # set after the table
     assert view.widget.difference["sentence"]
     second = view.session.runs[-1]
     ask(view, "pin", run=second.id)

@@ -34,8 +34,8 @@ class DiffusionModel:
         known = self.tokenizer.get_vocab()
         unknown = [w for w in prompt.split() if w not in known]
         if unknown:
-            raise SettingsError(f"this model does not know the word {unknown[0]!r}; its {len(known)} "
-                                "words are listed by `workbench.zoo.list_tasks.VOCABULARY`")
+            raise SettingsError(f"this model does not know the word {unknown[0]!r}; it knows {len(known)} "
+                                "words and list tasks like 'sort tiger apple ='")
         if not prompt.split():
             raise SettingsError("the prompt is empty; write a task like 'sort tiger apple ='")
         return [known[w] for w in prompt.split()]

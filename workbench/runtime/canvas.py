@@ -78,8 +78,8 @@ class CanvasModel(Model):
         forwards, tokens = sum(d.forwards for d in done), sum(len(d.tokens) + 1 for d in done)
         facts = effective.Facts(
             loaded=self.loaded.effective, layers=self.placement(), attention="torch sdpa, both ways",
-            kv_label="none: a canvas is computed anew at every step", kv_bytes=0, kv_tokens=0,
-            sequences=len(done), threads=torch.get_num_threads(), stops=[self.diffusion.eos],
+            executor="module by module", kv_bytes=0, kv_tokens=0,
+            kv_label="none: a canvas is computed anew at every step", sequences=len(done), threads=torch.get_num_threads(), stops=[self.diffusion.eos],
             ended="eos", new_tokens=tokens, forwards=forwards, finished=True)
         records = {r.path: r for r in effective.records(settings, facts)}
         method = "one place per forward" if settings.decoding.name() == "plain" else str(
@@ -146,7 +146,8 @@ class _Writing:
         while self.next in self.fixed and not self.ended:
             token = self.fixed[self.next]
             self.ended = token == self.model.diffusion.eos
-            word = "" if self.ended else (" " if self.next else "") + self.model.diffusion.decode([token])
+            space = " " if self.next else ""
+            word = "" if self.ended else space + self.model.diffusion.decode([token])
             self.emit(Token(t_s=now, index=self.next, id=token, text=word, step=self.step,
                             sequence=self.sequence))
             self.next += 1

@@ -1,7 +1,7 @@
 """The bundled models, their prompts and their evaluation text.
 
     from workbench import zoo
-    zoo.names()                    # ["wb-14m", "wb-1m"]
+    zoo.names()                    # ["wb-14m", "wb-1m", "wb-dlm"]
     zoo.path("wb-14m")             # a folder that transformers opens with from_pretrained
     zoo.draft_for("wb-14m")        # "wb-1m": same tokenizer, 15 times smaller
     zoo.evaluation_text("code")    # documents that no bundled model was trained on
@@ -28,6 +28,9 @@ _HERE = Path(__file__).parent
 
 #: The model that ``bundled`` means.
 DEFAULT = "wb-14m"
+
+#: The masked-diffusion model.
+DIFFUSION = "wb-dlm"
 
 #: Target -> the draft that shares its tokenizer.
 _DRAFTS = {"wb-14m": "wb-1m"}
@@ -82,8 +85,15 @@ def card(name: str) -> dict[str, Any]:
     return found
 
 
-def prompts(kind: str | None = None) -> list[Prompt]:
-    """The bundled prompts, all or of one kind: code, math, prose, edit, list, chat."""
+def prompts(kind: str | None = None, model: str = DEFAULT) -> list[Prompt]:
+    """The bundled prompts, all or of one kind: code, math, prose, edit, list, chat.
+
+    ``model``: the masked-diffusion model has tasks of its own, in its own words."""
+    if model == DIFFUSION:
+        from workbench.zoo.list_tasks import TASKS, example
+
+        return [Prompt(f"task-{t}", t, " ".join(example(t, 11, None if t == "add" else 6).prompt))
+                for t in TASKS if kind in (None, t)]
     rows = [Prompt(**row) for row in json.loads((_HERE / "prompts.json").read_text("utf-8"))]
     return _of_kind(rows, kind)
 
