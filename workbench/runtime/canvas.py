@@ -79,7 +79,8 @@ class CanvasModel(Model):
         facts = effective.Facts(
             loaded=self.loaded.effective, layers=self.placement(), attention="torch sdpa, both ways",
             executor="module by module", kv_bytes=0, kv_tokens=0,
-            kv_label="none: a canvas is computed anew at every step", sequences=len(done), threads=torch.get_num_threads(), stops=[self.diffusion.eos],
+            kv_label="none: a canvas is computed anew at every step", sequences=len(done),
+            threads=torch.get_num_threads(), stops=[self.diffusion.eos],
             ended="eos", new_tokens=tokens, forwards=forwards, finished=True)
         records = {r.path: r for r in effective.records(settings, facts)}
         method = "one place per forward" if settings.decoding.name() == "plain" else str(
