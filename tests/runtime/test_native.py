@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,10 +132,10 @@ def test_a_draft_model_runs_natively_and_does_not_change_the_text(
         opened: Any, write_config: Any, prompts: list[str]) -> None:
     settings, model = opened()
     draft = str(write_config(**{**_WIDE, "num_hidden_layers": 1, "dtype": "bfloat16"}))
-    drafted = run(model, settings, prompts[:1], **{"decoding": "draft_model",
-                     "decoding.draft": draft})
-    assert drafted.tokens == run(model, settings, prompts[:1]).tokens
+    drafted = run(model, settings, prompts[:1],
+                  **{"decoding": "draft_model", "decoding.draft": draft})
     assert "native" in model.effective()["decoding.draft"].effective
+    assert drafted.tokens == run(model, settings, prompts[:1]).tokens
 
 
 def test_batch_equals_single(opened: Any, prompts: list[str]) -> None:
@@ -191,7 +192,7 @@ def test_the_trace_covers_a_step_and_costs_nothing_when_off(opened: Any) -> None
     assert names[-1] == "linear output head"
     assert [r.layer for r in records] == [-1] + [0] * 9 + [1] * 9 + [-1, -1]
     assert all(began <= r.t0_ns <= r.t1_ns <= ended for r in records)
-    assert all(a.t1_ns <= b.t0_ns for a, b in zip(records, records[1:], strict=False))
+    assert all(a.t1_ns <= b.t0_ns for a, b in itertools.pairwise(records))
     head = records[-1]
     assert head.flops == 2 * 300 * 128
     assert head.bytes >= 2 * 300 * 128
@@ -257,7 +258,7 @@ def test_a_step_without_a_model_takes_tens_of_microseconds(opened: Any) -> None:
     run(model, settings, ["abc"], events.append, **{"limits.max_new_tokens": 200})
     forwards = [e.end_s - e.start_s for e in events if isinstance(e, Phase) and e.phase == "decode"]
     times = [e.t_s for e in events if isinstance(e, Token)]
-    gaps = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+    gaps = sorted(b - a for a, b in itertools.pairwise(times))
     assert gaps[len(gaps) // 4] - sorted(forwards)[len(forwards) // 4] < 400e-6
 
 

@@ -146,6 +146,7 @@ class Executor:
     def _run(self) -> None:
         plan, layers = self._plan, self._plan.layers
         scratch = self._scratch.data_ptr()
+        self.library.wb_set_threads(torch.get_num_threads())
         if self.check is None:
             self.library.wb_decoder_run(plan, self._call, 0, layers, scratch)
             return
