@@ -23,7 +23,10 @@ help:
 	@echo 'make check     lint and types'
 	@echo 'make clean     remove the environment and build files'
 
-$(STAMP): pyproject.toml setup.py constraints.txt
+# The CPU kernels are compiled by the install, and again when their sources change.
+NATIVE := $(wildcard kernels/*/*.cpp kernels/*/*.h) kernels/native/build.py
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or run make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing (a few minutes the first time)"

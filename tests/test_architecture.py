@@ -53,7 +53,7 @@ MAY = {
     "cli": VIEW | {"engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
-ALSO = {("widgets", "report"), ("apps", "report")}
+ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels")}  # `doctor` looks at the native library
 HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywidgets", "IPython",
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.

@@ -7,6 +7,7 @@ import importlib.util
 import torch
 from torch.nn import functional as F
 
+from workbench.kernels.native import panels
 from workbench.kernels.w4a16_gemm import cpu, nibbles, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
@@ -20,9 +21,10 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def quantize_and_pack(weight: torch.Tensor, group: int, symmetric: bool
+def quantize_and_pack(weight: torch.Tensor, group: int, symmetric: bool, native: bool = False
                       ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[N, K] any float -> (packed uint8 [Np, Kp / 2], pairs bfloat16 [Kp / group, Np, 2]).
+    """[N, K] any float -> (packed uint8 [Np, Kp / 2], pairs bfloat16 [Kp / group, Np, 2]); ``native``:
+    panels [Np / 16, Kp * 8] and [Np / 16, Kp / group, 2, 16], as ``kernels/native/linear.h`` has them.
 
     Some rows at a time, because the float32 temporaries are several times the matrix; blocks of 64
     rows are whole tiles in every layout."""
@@ -30,9 +32,15 @@ def quantize_and_pack(weight: torch.Tensor, group: int, symmetric: bool
     rows, columns = reference.padded(n, k, group)
     packed = torch.empty(rows, columns // 2, dtype=torch.uint8, device=weight.device)
     pairs = torch.empty(columns // group, rows, 2, dtype=torch.bfloat16, device=weight.device)
+    if native:
+        packed, pairs = packed.view(-1, columns * 8), pairs.view(-1, columns // group, 2, panels.PANEL)
     step = max(1, QUANTIZE_ELEMENTS // (64 * columns)) * 64
     for start in range(0, n, step):
         q, found = reference.quantize(weight[start:start + step], group, symmetric)
+        if native:
+            part = slice(start // panels.PANEL, (start + q.shape[0]) // panels.PANEL)
+            packed[part], pairs[part] = panels.pack_nibbles(q), panels.pack_scales(found)
+            continue
         packed[start:start + q.shape[0]] = pack(q, group)
         pairs[:, start:start + q.shape[0]] = found
     return packed, pairs

@@ -7,7 +7,8 @@ import importlib.util
 import torch
 from torch.nn import functional as F
 
-from workbench.kernels.w8a16_gemm import cpu, reference
+from workbench.kernels.native import panels
+from workbench.kernels.w8a16_gemm import cost, cpu, reference
 
 #: On CUDA, more rows than this are dequantized for the vendor's matrix product.
 CUDA_FUSED_ROWS = 256
@@ -20,16 +21,26 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def quantize_and_pack(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[N, K] any float -> (int8 [N, Kp], scales bfloat16 [N]), some rows at a time."""
+def quantize_and_pack(weight: torch.Tensor, native: bool = False
+                      ) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, K] any float -> (int8 [Np, Kp], scales bfloat16 [Np]), some rows at a time; rows padded to 16
+    and columns to 64 with zeros. ``native``: uint8 panels [Np / 16, Kp * 16] (``kernels/native``)."""
     n, k = weight.shape
-    tile = cpu.COLUMN_TILE
-    packed = torch.empty(n, -(-k // tile) * tile, dtype=torch.int8, device=weight.device)
-    scale = torch.empty(n, dtype=torch.bfloat16, device=weight.device)
-    step = max(1, QUANTIZE_ELEMENTS // k)
+    rows, columns = cost.padded(n, k)
+    packed = torch.empty(rows, columns, dtype=torch.int8, device=weight.device)
+    scale = torch.zeros(rows, dtype=torch.bfloat16, device=weight.device)
+    if native:
+        packed = packed.view(torch.uint8).view(-1, columns * panels.PANEL)
+    step = max(1, QUANTIZE_ELEMENTS // (panels.PANEL * columns)) * panels.PANEL
     for start in range(0, n, step):
-        q, scale[start:start + step] = reference.quantize(weight[start:start + step])
-        packed[start:start + step] = pack(q)
+        q, found = reference.quantize(weight[start:start + step])
+        scale[start:start + q.shape[0]] = found
+        q = F.pad(q, (0, columns - k, 0, -q.shape[0] % panels.PANEL))
+        if native:
+            part = slice(start // panels.PANEL, (start + q.shape[0]) // panels.PANEL)
+            packed[part] = panels.pack_bytes(q)
+        else:
+            packed[start:start + q.shape[0]] = q
     return packed, scale
 
 

@@ -34,7 +34,9 @@ def test_error_is_at_most_half_a_step(n: int, k: int, scale: float, seed: int) -
     error = (w - reference.dequantize(q, s)).abs()
     # The largest weight of a row may be cut by the rounding of its scale: 127 / 256 of a step.
     assert (error <= s.float()[:, None] * 0.51 + 1e-12).all()
-    assert launch.pack(q).numel() + 2 * s.numel() == cost.weight_bytes(n, k)
+    for native in (False, True):
+        packed, scales = launch.quantize_and_pack(w, native)
+        assert packed.numel() + 2 * scales.numel() == cost.weight_bytes(n, k)
 
 
 def test_zero_rows_stay_zero() -> None:
@@ -44,8 +46,8 @@ def test_zero_rows_stay_zero() -> None:
 
 
 def test_costs() -> None:
-    assert cost.weight_bytes(10, 16) == 180
-    assert cost.weight_bytes(10, 17) == 340
+    assert cost.weight_bytes(10, 64) == 16 * 64 + 32
+    assert cost.weight_bytes(16, 65) == 16 * 128 + 32
     assert cost.flops(2, 3, 5) == 60
 
 
@@ -57,5 +59,6 @@ def test_a_row_has_the_same_bits_however_many_rows_there_are(n: int, k: int) -> 
     x = torch.randn(cpu.FUSED_ROWS, k, generator=generator).bfloat16()
     stored = launch.quantize_and_pack(w)
     alone = torch.cat([launch.matmul(row[None], *stored) for row in x])
+    assert alone.shape == (cpu.FUSED_ROWS, -(-n // 16) * 16)
     for m in (2, 3, 5, 8, 13, cpu.FUSED_ROWS):
         assert torch.equal(launch.matmul(x[:m], *stored), alone[:m])

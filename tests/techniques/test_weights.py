@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from workbench.kernels import native
 from workbench.settings import Settings
 from workbench.techniques.base import family
 from workbench.techniques.weights import Weights
@@ -15,10 +16,10 @@ METHODS = list(family("weights").values())
 
 
 def variants() -> list[Weights]:
-    """Every method, and every value of its enumerated controls."""
+    """Every method, and every value of its enumerated controls that can run here."""
     found = [c() for c in METHODS]
     found += [c(**{k.name: v}) for c in METHODS for k in c.controls() if k.choices
-              for v in k.choices if v != k.default]
+              for v in k.choices if v != k.default and (k.name != "activations" or native.available())]
     return found
 
 
@@ -47,7 +48,9 @@ def test_forward_multiplies_by_what_dequantize_shows(technique: Weights, bias: b
     assert got.dtype == x.dtype
     error = (got.double() - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
     print(f"{technique}: relative RMS error {error:.2e}")
-    assert error < (1e-6 if technique.compute_dtype == "float32" else 0.007)
+    # 8-bit activations: steps of largest / 127 by block are about 0.006 of their RMS.
+    rounded = getattr(technique, "activations", "bf16") == "int8"
+    assert error < (1e-6 if technique.compute_dtype == "float32" else 0.015 if rounded else 0.007)
     assert packed.kernel
 
 

@@ -65,6 +65,7 @@ def _hardware(machine: Machine) -> list[dict[str, str]]:
         _row("processor", True, f"{machine.cpu}, {machine.cores} cores", ""),
         _row("instructions", bool(wanted), ", ".join(wanted) or "none of AVX2, AVX-512, AMX",
              "CPU kernels run on the generic path"),
+        _native(),
         _row("memory", True, format_bytes(machine.memory_bytes), "")]
     for gpu in machine.gpus:
         rows.append(_row(f"GPU {gpu.index}", True, f"{gpu.name}, "
@@ -72,6 +73,22 @@ def _hardware(machine: Machine) -> list[dict[str, str]]:
     if not machine.gpus:
         rows.append(_row("GPU", False, "no NVIDIA GPU or driver", "models run on the CPU"))
     return rows
+
+
+def _native() -> dict[str, str]:
+    """Whether the compiled CPU kernels run, and with what; the compiler that could make them."""
+    from workbench.kernels import native
+    from workbench.kernels.native import build
+
+    compiler = build.compiler() or "no C++ compiler"
+    if not native.available():
+        return _row("CPU kernels", False, f"{native.why_not()}; {compiler}",
+                    "torch's own kernels run; int8 and int4 are slower")
+    found = f"{native.isa()}; compiler: {compiler}"
+    if native.stale():
+        return _row("CPU kernels", False, found, "built from older sources; run `make install`",
+                    state="limited")
+    return _row("CPU kernels", True, found, "")
 
 
 def _cpu_flags() -> set[str]:

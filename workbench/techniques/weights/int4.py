@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Int4(Weights):
-    """4-bit weights in groups along each row, rounded to nearest; activations stay 16-bit.
+    """4-bit weights in groups along each row, rounded to nearest; activations stay 16-bit
+    unless ``activations`` is int8.
 
     Each group has a bfloat16 scale and offset: 4 + 32 / group bits per weight. Columns that do not
     fill the last group and rows that do not fill a tile of 16 are padded (counted in the bytes).
@@ -29,6 +30,8 @@ class Int4(Weights):
     group: int = control(64, choices=(32, 64, 128), unit="columns",
                          help="columns that share a scale; smaller is more accurate and larger")
     symmetric: bool = control(False, help="no offset: the grid is centred on zero, same bytes")
+    activations: str = control("bf16", choices=("bf16", "int8"), help="int8: activations are rounded "
+                               "too, by group, at every product (W4A8); faster with many rows")
     head: bool = control(False, help="pack the output head too (a tied one becomes an extra copy)")
 
     def packs_head(self) -> bool:
@@ -42,4 +45,4 @@ class Int4(Weights):
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
         from workbench.runtime import packed
 
-        return packed.Int4(weight, bias, self.group, self.symmetric)
+        return packed.Int4(weight, bias, self.group, self.symmetric, self.activations)

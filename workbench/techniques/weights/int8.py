@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Int8(Weights):
-    """8-bit weights, one scale per output channel, rounded to nearest; activations stay 16-bit.
+    """8-bit weights, one scale per output channel, rounded to nearest; activations stay 16-bit
+    unless ``activations`` is int8.
 
     Needs no calibration. Every decoder matrix is packed; embedding and output head stay bfloat16
     unless ``head`` is set."""
@@ -25,6 +26,8 @@ class Int8(Weights):
                   setup="OPT and BLOOM up to 175B (there activations are 8-bit too, with outliers "
                         "kept in 16)", memory="about 1/2 of bfloat16")
     lossless = False
+    activations: str = control("bf16", choices=("bf16", "int8"), help="int8: activations are rounded "
+                               "too, by 64 columns, at every product (W8A8); faster with many rows")
     head: bool = control(False, help="pack the output head too (a tied one becomes an extra copy)")
 
     def packs_head(self) -> bool:
@@ -38,4 +41,4 @@ class Int8(Weights):
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
         from workbench.runtime import packed
 
-        return packed.Int8(weight, bias)
+        return packed.Int8(weight, bias, self.activations)
