@@ -346,7 +346,8 @@ class StepTime(Event, frozen=True, kw_only=True, tag="step_time"):
 class HostStack(Event, frozen=True, kw_only=True, tag="host_stack"):
     """Where the loop's thread was, by looking at it now and then while the run went on.
 
-    ``what``: ``forward sampling detokenizer drafting waiting telemetry host``; ``where``: the
+    ``what``: ``forward stalled sampling detokenizer drafting waiting telemetry host`` (stalled: inside a
+    forward, in a function that computes nothing of it); ``where``: the
     function, as ``file:name:line``; ``samples`` of ``of`` looks found it there. ``between`` True:
     outside a forward."""
 
@@ -361,7 +362,8 @@ class MemoryFailure(Event, frozen=True, kw_only=True, tag="memory_failure"):
     """What was held when memory ran out, one record per tier.
 
     ``asked_bytes``: the allocation that was refused, None when the message does not say;
-    ``limit_bytes`` and ``limit``: the smallest limit that applies and its name; ``doing``: the phase."""
+    ``limit_bytes`` and ``limit``: the smallest limit that applies and its name; ``doing``: the phase;
+    ``bare_bytes``: what the process held before any model was loaded."""
 
     tier: str
     held_bytes: int
@@ -369,6 +371,7 @@ class MemoryFailure(Event, frozen=True, kw_only=True, tag="memory_failure"):
     limit_bytes: int | None = None
     limit: str = ""
     free_bytes: int | None = None
+    bare_bytes: int | None = None
     doing: str = ""
 
 

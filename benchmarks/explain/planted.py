@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.analysis.evidence import gather
 from workbench.analysis.explain import explain
 from workbench.events import Event
 from workbench.settings import Settings
@@ -120,7 +121,8 @@ def judged(case: Case, before: list[Event], after: list[Event]) -> dict[str, Any
         "base_ms": found.base.total_ms if found.base else None, "ms": found.other.total_ms,
         "deltas": {k: round(v, 4) for k, v in (found.fall.deltas if found.fall else {}).items()},
         "sum_error": abs(sum(found.fall.deltas.values()) - found.fall.delta_ms) if found.fall else None,
-        "disturbed": round(found.evidence.disturbed, 3)}
+        "disturbed": round(found.evidence.disturbed, 3),
+        "base_disturbed": round(gather(before).disturbed, 3)}
 
 
 def resolved(changes: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -319,7 +321,7 @@ def busy_cores(model: Any) -> Iterator[None]:
               for _ in range(2 * len(os.sched_getaffinity(0)))]
     for process in others:
         process.start()
-    time.sleep(1.0)
+    time.sleep(3.0)
     try:
         yield
     finally:
@@ -345,7 +347,7 @@ CASES = (
     Case("many tiny kernels", ("launch",), base={"model.source": few_layers, "model.weights": "random"},
          other={"model.source": many_layers}, fresh=True, by_module=True),
     Case("long context", ("attention",), base={"model.source": few_layers, "model.weights": "random"},
-         long_prompt=90, tokens=60),
+         long_prompt=140, tokens=160),
     Case("fewer threads", ("threads",),
          base={"model.source": wide, "model.weights": "random", "compute.threads": 2},
          other={"compute.threads": 1}, tokens=40),
@@ -372,6 +374,8 @@ def main() -> None:
                 results.append(found)
                 print(f"{'right' if found['right'] else 'WRONG'}  {case.name}: {found['said']}",
                       flush=True)
+                if not found["right"]:
+                    print(f"       {found}", flush=True)
     right = sum(r["right"] for r in results)
     print(f"{right} of {len(results)} causes were named first")
     if options.save:

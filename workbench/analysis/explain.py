@@ -192,6 +192,6 @@ def _detail(part: str, b: Breakdown, mine: Evidence) -> str:
 def _seen(part: str, places: Sequence[Place]) -> Place | None:
     between_ = {"host", "detokenizer", "sampling"}
     wanted = {"sampling": ("sampling",), "detokenizer": ("detokenizer",), "host": ("host",),
-              "stalled": ("forward", "host"), "launch": ("forward",)}[part]
+              "stalled": ("stalled", "forward"), "launch": ("forward",)}[part]
     return next((p for p in places if p.what in wanted and p.between == (part in between_)),
                 next((p for p in places if p.between), None) if part in between_ else None)

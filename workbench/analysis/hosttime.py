@@ -51,3 +51,11 @@ def _clocked(events: list[ev.Event]) -> float | None:
     if not stages or not tokens:
         return None
     return sum(e.seconds for e in stages) * (tokens - 1) / tokens
+
+
+def stalled_share(events: Iterable[ev.Event]) -> float:
+    """Share of the forwards' time in functions that compute nothing of them, by the looks; 0 when there
+    were too few."""
+    inside = [p for p in places(events) if not p.between]
+    held = sum(p.samples for p in inside if p.what == "stalled")
+    return held / sum(p.samples for p in inside) if held >= _FEWEST else 0.0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import events as ev
 from workbench.analysis.composition import FORWARD_PARTS, Composition, compositions, forward_times
-from workbench.analysis.hosttime import between_forwards
+from workbench.analysis.hosttime import between_forwards, stalled_share
 from workbench.analysis.metrics import streams
 
 if TYPE_CHECKING:
@@ -168,11 +168,17 @@ def _divide(events: Sequence[ev.Event], phases: Sequence[ev.Phase], seconds: dic
             seconds[phase] = inside
     if not target or any(found[p] is None for p in target):
         return False
+    stalled = stalled_share(events)
     for phase in target:
         made, whole = found[phase], seconds.pop(phase)
         assert made is not None
         for part, value in made.parts.items():
             seconds[part] = seconds.get(part, 0.0) + whole * value / made.forward_s
+        # A gap that the looks find in a function of somebody else's is no launching.
+        held = min(seconds.get("launch", 0.0), stalled * whole)
+        if held > seconds.get("stalled", 0.0):
+            seconds["launch"] -= held - seconds.get("stalled", 0.0)
+            seconds["stalled"] = held
     return True
 
 

@@ -45,9 +45,12 @@ class Executor:
             importlib.import_module(name)
         import torch
 
+        from workbench.telemetry.postmortem import held
+
         self._threads = torch.get_num_threads()
         self._test_capture()
         self._empty = footprint.read()
+        self._bare = held()
 
     def _test_capture(self) -> None:
         """The first kernel capture of a process sets the profiler up: better now than in a run."""
@@ -88,21 +91,20 @@ class Executor:
 
     def _load(self, settings: Settings, emit: Emit, cancelled: Stop) -> Any:
         """The model for these settings: the one at hand when nothing that makes it differs."""
-        wanted = (settings.model, settings.weights, settings.tiers, settings.compute,
-                  settings.seed if settings.model.weights == "random" else 0)
+        from workbench import backends
+
+        wanted = backends.made_of(settings)
         if self._model is not None and self._made_of == wanted:
             return self._model
         import torch
-
-        from workbench.runtime.model import load
 
         self._forget()
         torch.set_num_threads(settings.compute.threads or self._threads)
         emit(EngineState(state="loading"))
         try:
-            self._model = load(settings, emit, cancelled)
+            self._model = backends.open_model(settings, emit, cancelled)
         except BaseException as error:
-            _post_mortem(error, emit, "loading the model")
+            _post_mortem(error, emit, "loading the model", self._bare)
             footprint.give_back()
             self._emit(EngineState(state="ready"))
             raise
@@ -160,7 +162,7 @@ class Executor:
             status = "cancelled" if isinstance(error, Cancelled) else "failed"
             reason = str(error) if isinstance(error, WorkbenchError) else faults.brief(error)
             if self._model is not None:  # else loading failed and has said so
-                _post_mortem(error, emit, "generating" if tokens else "reading the prompt")
+                _post_mortem(error, emit, "generating" if tokens else "reading the prompt", self._bare)
             emit(RunEnded(status=status, reason=reason, new_tokens=tokens))
             raise
         else:
@@ -172,6 +174,7 @@ class Executor:
     def _run(self, model: Any, settings: Settings, prompts: list[str], emit: Emit, stamp: Stamped,
              cancelled: Stop) -> Any:
         """Model work between the monitor's start and stop, all on this thread."""
+        from workbench import backends
         from workbench.telemetry import Monitor
         from workbench.telemetry.monitor import idle_before
         from workbench.telemetry.neighbours import Neighbours
@@ -185,7 +188,7 @@ class Executor:
             return time.perf_counter() - began
 
         with span("telemetry"):
-            monitor = Monitor(settings, model, emit, clock, idle)
+            monitor = Monitor(backends.watched(settings), model, emit, clock, idle)
             neighbours = Neighbours(emit, clock)
             neighbours.start()
             monitor.start()
@@ -238,14 +241,14 @@ def overheads(spans: Spans) -> list[Overhead]:
             for name, s in spans.stages().items()]
 
 
-def _post_mortem(error: BaseException, emit: Emit, doing: str) -> None:
+def _post_mortem(error: BaseException, emit: Emit, doing: str, bare: dict[str, int]) -> None:
     """What was held when memory ran out; nothing for other errors. Never raises in the way of one."""
     if not (isinstance(error, OutOfMemory) or faults.is_out_of_memory(error)):
         return
     with contextlib.suppress(Exception):
         from workbench.telemetry.postmortem import report
 
-        for record in report(error, doing):
+        for record in report(error, doing, bare):
             emit(record)
 
 

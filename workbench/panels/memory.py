@@ -184,7 +184,8 @@ def _room(run: Run, failing: MemoryFailure) -> int | None:
         return None
     reading = at_the_end(run.events).get(failing.tier)
     placed = 0 if reading is None else sum(getattr(reading, k) for k in USES)
-    others = max(0, failing.held_bytes - placed)  # libraries, address space that nothing lies in
+    # Libraries, and address space that nothing lies in.
+    others = failing.bare_bytes if failing.bare_bytes is not None else max(0, failing.held_bytes - placed)
     room = failing.limit_bytes - others
     free = run.environment.get("memory_available_bytes")
     if failing.tier == "ram" and "address" not in failing.limit and isinstance(free, int):

@@ -141,7 +141,7 @@ def _behind(found: Explanation) -> list[Table]:
     rows: list[list[Cell]] = []
     shown: dict[str, int] = {}
     for line in made.lines:
-        if shown.get(line.part, 0) >= _BEHIND:
+        if shown.get(line.part, 0) >= _BEHIND or line.part not in b.parts:
             continue
         shown[line.part] = shown.get(line.part, 0) + 1
         ms = line.seconds * k
@@ -176,7 +176,7 @@ def _host(run: Run) -> list[Table]:
 
 def _bar(what: str, between: bool) -> str:
     return {"sampling": "sampling", "detokenizer": "text", "drafting": "draft", "waiting": "copies",
-            "forward": "forward"}.get(what, "host" if between else "in forward")
+            "forward": "forward", "stalled": "in forward"}.get(what, "host" if between else "in forward")
 
 
 PANEL = Panel(key="why", title="Why", question="Why is it this fast, and what to try next?", build=build,

@@ -22,7 +22,7 @@ from workbench.events import Effective, Event, Progress
 from workbench.runtime.checkpoint import Checkpoint
 from workbench.runtime.gguf_checkpoint import GgufCheckpoint
 from workbench.runtime.guard import layers_of
-from workbench.runtime.oom import explained
+from workbench.runtime.oom import explained, is_out_of_memory
 from workbench.runtime.packed import Packed
 from workbench.runtime.sources import Source, resolve
 from workbench.runtime.tokens import tokenizer_for
@@ -69,7 +69,7 @@ def load_model(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | N
     source = resolve(settings.model)
     shape = from_config(source.config)
     dtype = getattr(torch, settings.weights.compute_dtype)
-    tokenizer, named = tokenizer_for(source.folder, shape.vocab, source.random,
+    tokenizer, named = tokenizer_for(source.folder, shape.vocab, source.random or source.gguf is not None,
                                      settings.model.trust_remote_code)
     model = skeleton(source, dtype, settings.model.trust_remote_code)
     parked = settings.tiers.parking(len(layers_of(model)), device)
@@ -141,6 +141,8 @@ def skeleton(source: Source, dtype: torch.dtype, trust: bool) -> Any:
     except WorkbenchError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # the caller says it; the config is not to blame
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"transformers cannot build the model in {source.config_path} ({reason}); "
                          "check the config") from None

@@ -72,7 +72,7 @@ class KernelWatch:
         self._schedule, self._source, self._plain = schedule, source, plain
         self._bytes, self._next_s, self._left = 0.0, 0.0, 0
         self._told = False
-        self._recording = False
+        self._recording = self._beside = False
         self._count = 0
         self._spent_s = self._cost_s = 0.0
         self._decoding_since: float | None = None
@@ -101,6 +101,9 @@ class KernelWatch:
         except RuntimeError as error:  # somebody else's profiler is open on this thread
             self._refuse(phase, f"the profiler cannot start ({error}); close the other one")
             return
+        if self._source is not None and phase == "prefill":
+            self._source.arm()  # a short prompt may run through our kernels, a long one does not
+            self._beside = True
         self._capture, self._started_s = capture, self._clock()
 
     def after(self, phase: str, step: int, rows: int) -> None:
@@ -115,6 +118,13 @@ class KernelWatch:
         ended_s = self._clock()
         capture.stop()
         captured = capture.read(self.preset.slices)
+        if self._beside and self._source is not None:
+            self._beside = False
+            ours = reduce_records(self._source.drain(), self._source.names(), capture.wall_s,
+                                  self.preset.slices)
+            if ours.host_events:
+                ours.peak_bytes = captured.peak_bytes
+                captured = ours
         plain = self._plain(phase)
         slower = max(0.0, capture.wall_s - plain) if plain is not None else 0.0
         self._take(captured, phase, step, rows, ended_s, capture.overhead_s + slower, capture.reason)
@@ -170,9 +180,9 @@ class KernelWatch:
         if self._capture is not None:
             self._capture.stop()
             self._capture = None
-        if self._recording and self._source is not None:
+        if (self._recording or self._beside) and self._source is not None:
             self._source.drain()
-            self._recording = False
+            self._recording = self._beside = False
 
     def _wanted(self, phase: str, rows: int) -> bool:
         if self._bytes >= self._schedule.cap_bytes:

@@ -26,34 +26,37 @@ def asked_bytes(message: str) -> int | None:
     return None
 
 
-def report(error: BaseException, doing: str = "") -> list[MemoryFailure]:
-    """One record per tier in use: RAM always, the GPU where torch holds memory on one."""
+def report(error: BaseException, doing: str = "", bare: dict[str, int] | None = None
+           ) -> list[MemoryFailure]:
+    """One record per tier in use: RAM always, the GPU where torch holds memory on one.
+
+    ``bare``: :func:`held` before any model was loaded."""
     message = str(error)
     asked = asked_bytes(message)
     on_gpu = "cuda" in message.lower()
     found = []
     gpu = _gpu()
     if gpu is not None:
-        held, limit, free = gpu
-        found.append(MemoryFailure(tier="gpu", held_bytes=held, limit_bytes=limit, free_bytes=free,
+        used, limit, free = gpu
+        found.append(MemoryFailure(tier="gpu", held_bytes=used, limit_bytes=limit, free_bytes=free,
                                    limit="the GPU's memory", doing=doing,
                                    asked_bytes=asked if on_gpu else None))
-    resident, kind = _resident()
+    resident = held()
+    kind = "vms" if _address_space() is not None else "rss"
     limit_bytes, name = ram_limit(kind)
     found.append(MemoryFailure(
         tier="ram", held_bytes=resident[kind], limit_bytes=limit_bytes, limit=name, doing=doing,
         free_bytes=max(0, limit_bytes - resident[kind]) if limit_bytes is not None else None,
-        asked_bytes=None if on_gpu else asked))
+        bare_bytes=(bare or {}).get(kind), asked_bytes=None if on_gpu else asked))
     return found
 
 
-def _resident() -> tuple[dict[str, int], str]:
-    """Resident and address-space bytes of this process, and which of them is limited."""
+def held() -> dict[str, int]:
+    """Resident (``rss``) and address-space (``vms``) bytes of this process."""
     import psutil
 
     info = psutil.Process().memory_info()
-    held = {"rss": int(info.rss), "vms": int(info.vms)}
-    return held, "vms" if _address_space() is not None else "rss"
+    return {"rss": int(info.rss), "vms": int(info.vms)}
 
 
 def ram_limit(kind: str = "rss") -> tuple[int | None, str]:

@@ -8,10 +8,12 @@ shares are right to a few per cent, and short functions of native code are seen 
 from __future__ import annotations
 
 import sys
+import sysconfig
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,6 +28,11 @@ _WHERE = (("runtime/sampling", "sampling"), ("runtime/verify", "sampling"),
           ("tokenization_", "detokenizer"), ("runtime/streamer", "waiting"),
           ("workbench/telemetry", "telemetry"), ("runtime/drafts", "drafting"),
           ("techniques/decoding", "drafting"))
+#: What computes a forward; a function elsewhere that is seen inside one holds it up.
+_KNOWN = ("/torch/", "/transformers/", "/numpy/", "/accelerate/", "/triton/",
+          *(str(Path(__file__).resolve().parents[n]).replace("\\", "/") + "/" + tail
+            for n, tail in ((1, ""), (2, "kernels/"))),
+          sysconfig.get_path("stdlib").replace("\\", "/") + "/")
 _LOOKED = 60  # frames of a stack that are looked at
 
 
@@ -76,6 +83,8 @@ class Stacks:
 def place(frame: FrameType, inside: bool) -> tuple[str, str]:
     """(what, ``file:function:line``) of a stack: the innermost frame whose file says what it does."""
     where = _name(frame)
+    if inside and _foreign(frame):
+        return "stalled", where
     current: Any = frame
     for _ in range(_LOOKED):
         if current is None:
@@ -91,6 +100,12 @@ def place(frame: FrameType, inside: bool) -> tuple[str, str]:
             return "waiting", where
         current = current.f_back
     return ("forward" if inside else "host"), where
+
+
+def _foreign(frame: FrameType) -> bool:
+    """Is the innermost function neither torch's, nor the model library's, nor ours, nor Python's?"""
+    path = frame.f_code.co_filename.replace("\\", "/")
+    return not path.startswith("<") and not any(part in path for part in _KNOWN)
 
 
 def _name(frame: FrameType) -> str:
