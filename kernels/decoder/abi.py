@@ -63,6 +63,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.wb_decoder_run.argtypes = [plan, forward, I32, I32, ADDRESS]
     library.wb_argmax.restype = None
     library.wb_argmax.argtypes = [ADDRESS, I32, I64, ADDRESS]
+    library.wb_read.restype = ctypes.c_uint64
+    library.wb_read.argtypes = [ADDRESS, I64]
     library.wb_trace_set.restype = None
     library.wb_trace_set.argtypes = [ctypes.POINTER(Record), I64]
     library.wb_trace_count.restype = I64
