@@ -36,6 +36,11 @@ class Disturbance:
     seconds: float = 0.0
     disturbed_s: float = 0.0
 
+    @property
+    def short(self) -> str:
+        """The badge in two words, for beside a number."""
+        return f"disturbed, ×{self.slowdown:.2g} estimated" if self.badge and self.slowdown else ""
+
 
 def disturbance(events: Iterable[ev.Event]) -> Disturbance:
     """Over the whole run: waiting and running summed over its windows, not a mean of ratios."""

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from workbench import events as ev
 from workbench.analysis.energy import Energy, energy
 from workbench.analysis.energy_badges import BETWEEN
@@ -74,7 +76,26 @@ def summarize(events: Iterable[ev.Event]) -> dict[str, ev.Metric]:
     for part in (_times(events), _speculation(events), _memory(events), _energy(events),
                  _quality(events), _capture(events), _forwards(events)):
         found |= {m.name: m for m in part}
+    _badge_disturbed(events, found)
     return {name: found[name] for name in SPECS}
+
+
+#: Metrics of speed, which a neighbour's load makes worse.
+_SPEED = ("tok_per_s", "forward_p50_s", "items_per_s")
+
+
+def _badge_disturbed(events: list[ev.Event], found: dict[str, ev.Metric]) -> None:
+    """A run that a neighbour disturbed says so beside its speed."""
+    if not any(isinstance(e, ev.Interference) for e in events):
+        return
+    from workbench.analysis.interference import disturbance
+
+    badge = disturbance(events).short
+    for name in _SPEED:
+        m = found[name]
+        if badge and m.value is not None:
+            found[name] = msgspec.structs.replace(
+                m, badges=BETWEEN.join(b for b in (m.badges, badge) if b))
 
 
 def metric(name: str, value: float | None, reason: str = "", quality: str = "measured",
