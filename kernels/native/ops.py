@@ -1,7 +1,7 @@
 """Native products as torch operators, so that profilers see them by name, with their shapes.
 
-``workbench::w4a16_matmul``, ``w4a8_matmul``, ``w8a16_matmul``, ``w8a8_matmul``: x [..., K] bfloat16 -> [..., N]
-bfloat16. Registered on first use.
+``workbench::w4a16_matmul``, ``w4a8_matmul``, ``w8a16_matmul``, ``w8a8_matmul``: x [..., K] bfloat16 ->
+[..., N] bfloat16. Registered on first use.
 """
 
 from __future__ import annotations
