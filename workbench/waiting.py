@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from workbench.events import Event, Overhead
+from workbench.events import Event, Overhead, RunEnded
 
 #: The call less what the engine reports of itself.
 WIRE = "wire and inbox"
@@ -24,6 +24,7 @@ class Waiting:
         self._stages: list[Overhead] = []
         self._engine_s = 0.0
         self._heard = False
+        self._last: float | None = None
 
     def stage(self, what: str) -> None:
         """What ended now began where the stage before it ended."""
@@ -32,15 +33,18 @@ class Waiting:
         self._mark = now
 
     def hear(self, events: Sequence[Event]) -> None:
-        """Takes the engine's own stages from its events."""
+        """Takes the engine's own stages from its events, and the moment of the last one."""
         for e in events:
+            if isinstance(e, RunEnded):
+                self._last = time.perf_counter()
             if isinstance(e, Overhead) and e.where == "engine":
                 self._heard = True
                 self._engine_s += e.seconds
 
     def ended(self) -> list[Event]:
         """The client's stages and the wire, once the engine's last event is here."""
-        call_s = time.perf_counter() - self._mark
+        # The user has everything with the run's last event; the command's result comes a little later.
+        call_s = (self._last or time.perf_counter()) - self._mark
         if self._heard:
             last = Overhead(what=WIRE, where="wire", seconds=max(0.0, call_s - self._engine_s))
         else:
