@@ -192,8 +192,13 @@ def test_errors_are_one_line(arguments: list[str], code: int, expected: str,
     assert len(err.strip().splitlines()) == 1
 
 
-def test_the_model_is_measured_kept_and_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    """Really measured, on this machine, for a few seconds."""
+def test_the_model_is_measured_kept_and_asked(capsys: pytest.CaptureFixture[str],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Really measured, on this machine, for a few seconds (small products only)."""
+    from workbench.energy import gemm_fit, gemm_measure
+
+    monkeypatch.setattr(gemm_measure, "ROTATE_BYTES", 1 << 20)
+    monkeypatch.setattr(gemm_fit, "_MOST_FLOPS", {"cpu": 1e8, "cuda": 1e8})
     code, out, err = cli(capsys, "model", "--measure", "--seconds", "20", "--shapes", "20", "--json")
     assert code == 0, err
     first = json.loads(out)
