@@ -169,3 +169,19 @@ def test_a_source_without_records_is_given_up_for_the_profiler(
     source = Source([])
     assert not [e for e in looked(source, 50, monkeypatch) if isinstance(e, KernelWindow) and e.host_events]
     assert source.armed == 1
+
+
+def test_time_between_operators_that_unpack_is_unpacking() -> None:
+    from workbench.telemetry.kernels import UNPACKING, _unpacking
+
+    path = "model.layers.0.mlp.up_proj"
+    events = [raw("workbench.module.0", 0, 10), raw("aten::mul", 1, 2), raw("aten::mm", 7, 2)]
+    found = reduce(events, 0, MODULES, wall_s=12.0)
+    assert found.gaps == {(-1, path): pytest.approx(6.0)}
+    classes = {k: class_in(k.name, k.module, LINEAR) for k in found.rows}
+    before = found.gap_s
+    assert before == pytest.approx(8.0)
+    _unpacking(found, classes)
+    assert classes[Key(-1, path, UNPACKING, "op", "cpu")] == "dequant"
+    assert found.gap_s == pytest.approx(2.0)
+    assert found.gap_s + sum(r.total_s for r in found.rows.values()) == pytest.approx(12.0)

@@ -36,7 +36,8 @@ def test_the_function_that_takes_the_time_is_seen_most() -> None:
     assert first.what == "host"
     assert first.samples > 0.5 * first.of
     assert sum(e.samples for e in events) <= first.of
-    assert any("busy_spot" in e.where and not e.between and e.what == "forward" for e in events)
+    # Inside a forward, a function that is neither the model's nor a library's holds it up.
+    assert any("busy_spot" in e.where and not e.between and e.what == "stalled" for e in events)
 
 
 def test_looking_costs_little() -> None:

@@ -7,7 +7,7 @@ part that goes away) and is labelled estimated wherever it shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.analysis.explain import Advice, Explanation
@@ -27,8 +27,12 @@ def advise(found: Explanation, settings: Settings) -> Advice | None:
     for cause in found.causes:
         make = _BY_CAUSE.get(cause.key)
         advice = make(found, settings) if make is not None else None
-        if advice is not None:
-            return advice
+        if advice is None:
+            continue
+        if advice.expects_ms is not None and advice.expects_ms >= found.other.total_ms:
+            return replace(advice, expects_ms=None, basis=(
+                "the measured parts bound it only from above, by more than the run takes now"))
+        return advice
     return None
 
 
@@ -70,10 +74,13 @@ def _fused(found: Explanation, settings: Settings) -> Advice | None:
 
 
 def _plain(found: Explanation, settings: Settings) -> Advice | None:
-    """Without a draft: one forward per token, at what a forward costs now."""
+    """Without a draft: one forward per token, as the baseline ran it, or at what a verification costs."""
     if settings.decoding.name() == "plain":
         return None
-    b = found.other
+    b, base = found.other, found.base
+    if base is not None and base.acceptance is None and base.weights == b.weights:
+        return Advice("decoding=plain", {"decoding": "plain"}, base.total_ms,
+                      "what the baseline took without a draft")
     per_forward = sum(b.parts.get(p, 0.0) for p in PER_FORWARD)
     forward = per_forward * b.tokens_per_forward
     return Advice("decoding=plain", {"decoding": "plain"}, forward + b.parts.get("prefill", 0.0),

@@ -93,7 +93,7 @@ def _grown(fall: Waterfall, mine: Evidence, theirs: Evidence) -> list[Cause]:
     found = []
     for part, d in fall.deltas.items():
         own = d - stretch * fall.base.parts.get(part, 0.0)
-        if direction * own > NOTABLE * abs(fall.delta_ms):
+        if min(direction * own, direction * d) > NOTABLE * abs(fall.delta_ms):
             found.append(Cause(part, own, _say(part, d, fall.other, mine)))
     found.sort(key=lambda c: -direction * c.ms)
     whole = _threads(fall, mine, theirs, direction) or _neighbour(fall, mine, theirs, stretch, direction)

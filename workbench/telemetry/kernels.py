@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.events import Event, Kernel, KernelWindow, Note, Slice
-from workbench.telemetry.capture import Capture, Captured
+from workbench.telemetry.capture import Capture, Captured, Key, Row
 from workbench.telemetry.classify import class_in
 from workbench.telemetry.floors import Floors
 from workbench.telemetry.modules import Modules
@@ -42,6 +42,8 @@ PRESETS = {"light": Preset(0.015, 300, 60, 4, 512), "kernels": Preset(0.10, 800,
 _GUESS_S, _GUESS_OF_OURS_S = 0.012, 0.001
 #: Windows of kernels that report themselves cost so little that there may be this many times more.
 _MORE_OF_OURS = 10
+#: The row of what a module does between the operators that unpack its matrix.
+UNPACKING = "between unpacking operators"
 #: Bytes of one kernel row and one slice in a bundle's log, measured on runs of the bundled model.
 ROW_BYTES, SLICE_BYTES = 330, 150
 
@@ -233,6 +235,7 @@ class KernelWatch:
         window, now = self._count, self._clock()
         linear = self._modules.linear
         classes = {key: class_in(key.name, key.module, linear) for key in captured.rows}
+        _unpacking(captured, classes)
         floors = self._floors.table(classes, rows, captured)
         none: dict[str, Any] = {}
         for key, row in captured.rows.items():
@@ -245,3 +248,18 @@ class KernelWatch:
         for name, start_s, duration_s, track, layer in captured.slices:
             self._emit(Slice(t_s=now, window=window, name=name, start_s=self._started_s + start_s,
                              duration_s=duration_s, track=track, phase=phase, layer=layer))
+
+
+def _unpacking(captured: Captured, classes: dict[Key, str]) -> None:
+    """In a module that unpacks its matrix, the time between its operators is unpacking, too: the
+    temporaries are given back there. A row of its own, taken out of the gap."""
+    if captured.gap_s is None or captured.device_events:
+        return
+    for layer, module in {(k.layer, k.module) for k, cls in classes.items() if cls == "dequant"}:
+        seconds = min(captured.gaps.get((layer, module), 0.0), captured.gap_s)
+        if seconds > 0.0:
+            key = Key(layer, module, UNPACKING, "op", "cpu")
+            row = captured.rows[key] = Row()
+            row.add(seconds)
+            classes[key] = "dequant"
+            captured.gap_s -= seconds

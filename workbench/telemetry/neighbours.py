@@ -6,8 +6,9 @@ privilege: the time our own threads stood ready without a core (``schedstat``), 
 put aside, steal time, pressure (PSI) and the share of the CPU that other processes used. What a
 system does not show is None.
 
-The slowdown is estimated from the waiting alone: work that ran r seconds and stood ready without a
-core for w takes (r + w) / r times as long, and a share s of stolen time stretches it by 1 / (1 - s).
+The slowdown is estimated from the waiting alone: of a window of t seconds in which the thread that sets
+the pace stood ready without a core for w, the work alone would have taken t - w, so it was t / (t - w)
+times as long; a share s of stolen time stretches it by 1 / (1 - s) more.
 Threads of one process wait for each other too: w is at most the core-seconds that others used.
 What neighbours take through caches and memory bandwidth shows in neither, only in the spread of
 step times (``analysis.interference``).
@@ -102,12 +103,13 @@ def between(a: Counters, b: Counters, start_s: float, end_s: float) -> Interfere
         others = _share((b.busy_s - a.busy_s) - (b.own_s - a.own_s), capacity)
         steal = _share((b.steal_s or 0.0) - (a.steal_s or 0.0), capacity)
     taken = None if others is None or capacity is None else others * capacity
-    waited = _waited(a.threads, b.threads, taken)
+    waited = _waited(a.threads, b.threads, taken, span)
     pressure = None if a.pressure_s is None or b.pressure_s is None else _share(
         b.pressure_s - a.pressure_s, span)
     switches = None if a.switches is None or b.switches is None else max(0.0, (
         b.switches - a.switches) / span)
-    slowdown = None if waited is None else (1.0 + waited) / (1.0 - min(steal or 0.0, 0.95))
+    slowdown = None if waited is None else 1.0 / (
+        (1.0 - min(waited, 0.95)) * (1.0 - min(steal or 0.0, 0.95)))
     return Interference(t_s=end_s, start_s=start_s, end_s=end_s, others=others, steal=steal,
                         waited=waited, involuntary_per_s=switches, pressure=pressure,
                         slowdown=slowdown)
@@ -118,9 +120,9 @@ def _share(part: float, whole: float) -> float:
 
 
 def _waited(a: dict[int, tuple[float, float]] | None, b: dict[int, tuple[float, float]] | None,
-            taken: float | None) -> float | None:
-    """Waiting over running of the thread that sets the pace. ``taken``: core-seconds that others used;
-    waiting beyond them was for our own threads, which is no neighbour's doing."""
+            taken: float | None, span: float) -> float | None:
+    """Share of ``span`` that the thread that sets the pace waited. ``taken``: core-seconds that others
+    used; waiting beyond them was for our own threads, which is no neighbour's doing."""
     if a is None or b is None:
         return None
     spans = [(ran - a[t][0], waited - a[t][1]) for t, (ran, waited) in b.items() if t in a]
@@ -130,7 +132,7 @@ def _waited(a: dict[int, tuple[float, float]] | None, b: dict[int, tuple[float, 
     # Threads of one parallel region end together, so the one that waited longest sets the pace.
     most = max(ran for ran, _ in spans)
     most_taken = float("inf") if taken is None else taken
-    return max(min(waited, most_taken) / ran for ran, waited in spans if ran > 0.5 * most)
+    return min(1.0, max(min(waited, most_taken) for ran, waited in spans if ran > 0.5 * most) / span)
 
 
 class Neighbours:

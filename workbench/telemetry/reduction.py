@@ -101,7 +101,8 @@ class Captured:
 
     ``wall_s``: the forward; ``gap_s``: the part of it in which nothing ran (no operator on a CPU, no
     kernel on a GPU). ``peak_bytes``: the most that the forward held at once beyond what was there
-    before it. None where nothing was measured."""
+    before it. None where nothing was measured. ``gaps``: (layer, module) -> the part of ``gap_s`` inside
+    that module, between its operators."""
 
     rows: dict[Key, Row] = field(default_factory=dict)
     slices: list[tuple[str, float, float, str, int]] = field(default_factory=list)
@@ -110,6 +111,7 @@ class Captured:
     wall_s: float | None = None
     gap_s: float | None = None
     peak_bytes: int | None = None
+    gaps: dict[Owner, float] = field(default_factory=dict)
 
 
 def peak_bytes(events: Iterable[Any]) -> int | None:
@@ -137,6 +139,8 @@ def reduce(events: list[Raw], most_slices: int, modules: Mapping[int, tuple[int,
     for event in host:
         name, own = event[0], id(event)
         if name.startswith(_LABELS):
+            if name.startswith(MODULE):
+                captured.gaps[owners[own]] = captured.gaps.get(owners[own], 0.0) + selves[own]
             continue
         captured.host_events += 1
         seconds, thread = selves[own], event[4]
