@@ -182,11 +182,11 @@ class Session:
             evaluation.measure(context, run.id, settings)
 
     def _receive(self, writer: Any, events: list[Event], waited: Waiting | None = None) -> None:
-        if waited is not None:
-            waited.hear(events)
         mine = [e if e.run else _stamp(e, writer.run) for e in events]
         writer.add(mine)
         self._append(mine)
+        if waited is not None:  # only now can the user see them
+            waited.hear(events)
 
     def _finished(self, writer: Any, error: WorkbenchError | None) -> None:
         run = writer.run

@@ -19,8 +19,8 @@ from workbench.waiting import WIRE, Waiting
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with open_session("wb-1m", store=Store(tmp_path_factory.mktemp("runs")),
-                      **{"limits.max_new_tokens": 120, "telemetry.power": False}) as found:
+    with open_session("bundled", store=Store(tmp_path_factory.mktemp("runs")),
+                      **{"limits.max_new_tokens": 100, "telemetry.power": False}) as found:
         found.run("def f(x):", wait=True)  # starts the engine, loads the model
         yield found
 

@@ -28,10 +28,10 @@ def test_shares_are_those_of_the_counters() -> None:
     e = between(a, b, 3.0, 4.0)
     assert e.others == pytest.approx(0.25)  # 1.0 busy less 0.5 own, of 2 core-seconds
     assert e.steal == pytest.approx(0.05)
-    assert e.waited == pytest.approx(0.5)
+    assert e.waited == pytest.approx(0.25)
     assert e.pressure == pytest.approx(0.4)
     assert e.involuntary_per_s == pytest.approx(30)
-    assert e.slowdown == pytest.approx(1.5 / 0.95)
+    assert e.slowdown == pytest.approx(1 / (0.75 * 0.95))
 
 
 def test_waiting_for_our_own_threads_is_no_neighbours_doing() -> None:
@@ -45,7 +45,7 @@ def test_waiting_for_our_own_threads_is_no_neighbours_doing() -> None:
 def test_the_pace_is_set_by_the_thread_that_waited_longest_of_those_that_work() -> None:
     a = counters(0.0, 0.0, 0.0, {1: (0.0, 0.0), 2: (0.0, 0.0), 9: (0.0, 0.0)})
     b = counters(1.0, 2.0, 2.0, {1: (0.5, 0.0), 2: (0.5, 0.5), 9: (0.02, 5.0)})
-    assert between(a, b, 0.0, 1.0).waited == pytest.approx(1.0)
+    assert between(a, b, 0.0, 1.0).waited == pytest.approx(0.5)
 
 
 def test_what_a_system_does_not_show_is_none() -> None:
@@ -84,7 +84,8 @@ def test_a_made_up_proc_is_read_in_ticks(tmp_path: Path) -> None:
 
 def windows(slowdowns: list[float | None], others: float = 0.5) -> list[Interference]:
     return [Interference(start_s=i * 0.25, end_s=(i + 1) * 0.25, others=others,
-                         waited=None if s is None else s - 1, slowdown=s) for i, s in enumerate(slowdowns)]
+                         waited=None if s is None else 1 - 1 / s, slowdown=s)
+            for i, s in enumerate(slowdowns)]
 
 
 def test_the_badge_is_for_runs_that_were_disturbed() -> None:

@@ -69,8 +69,7 @@ def _evidence(seen: list[ev.Interference]) -> list[str]:
     said = []
     waited = mean(seen, "waited")
     if waited is not None:
-        said.append(f"its threads stood ready without a core for {100 * waited:.3g} % of the time that "
-                    "they ran")
+        said.append(f"its threads stood ready without a core for {100 * waited:.3g} % of the time")
     others = mean(seen, "others")
     if others is not None:
         said.append(f"other processes used {100 * others:.0f} % of this machine's CPU")

@@ -15,7 +15,7 @@ def neighbours(seen: Sequence[Interference], title: str = "What neighbours took"
         return empty(title, "Neighbours were not watched in this run.")
     rows = thin(list(seen))
     traces = [_line(rows, "others", "CPU used by others", NEUTRAL),
-              _line(rows, "waited", "our waiting / our running", BAD),
+              _line(rows, "waited", "our waiting for a core", BAD),
               _line(rows, "steal", "stolen by the hypervisor", PALETTE[3])]
     return figure([t for t in traces if t is not None], title, axis("time (s)"),
                   axis("share (%)", rangemode="tozero"))

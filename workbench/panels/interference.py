@@ -51,7 +51,7 @@ def _against(pair: list[tuple[Run, of.Disturbance]]) -> list[str]:
 
 
 def _table(pair: list[tuple[Run, of.Disturbance]]) -> Table:
-    columns = ["run", "slowdown (estimated)", "waited / ran %", "others' CPU %", "put aside per s", "PSI %",
+    columns = ["run", "slowdown (estimated)", "waited %", "others' CPU %", "put aside per s", "PSI %",
                "steal %", "spread of steps %"]
     return Table("Neighbours", columns, [_row(r, d) for r, d in pair])
 
