@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     """``changes`` of the settings; ``rows``: copies of the prompt side by side; ``chunk``: tokens per
-    forward (0: all at once); ``threads`` 0: torch's choice; ``onednn``: its kernels allowed."""
+    forward (0: all at once); ``threads`` 0: torch's choice; ``onednn``: its kernels allowed;
+    ``native``: our own kernels allowed, which forwards of a few rows use where there is a library."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -25,11 +26,13 @@ class Config:
     chunk: int = 0
     threads: int = 0
     onednn: bool = True
+    native: bool = True
 
     @property
     def special(self) -> bool:
         """Whether it is executed in another way than by default."""
-        return self.rows > 1 or self.chunk > 0 or self.threads > 0 or not self.onednn
+        return self.rows > 1 or self.chunk > 0 or self.threads > 0 or not (
+            self.onednn and self.native)
 
 
 def available() -> list[Config]:
@@ -45,6 +48,8 @@ def available() -> list[Config]:
     return [*found, *cache, Config("fp32, 1 thread", first, threads=1),
             Config("fp32, 4 rows", first, rows=4), Config("fp32, chunks of 8", first, chunk=8),
             Config("fp32, without oneDNN", first, onednn=False),
+            Config("bf16, chunks of 8", half, chunk=8),
+            Config("bf16, chunks of 8, torch kernels", half, chunk=8, native=False),
             Config("bf16, 4 rows", half, rows=4), Config("bf16, without oneDNN", half, onednn=False)]
 
 
@@ -122,6 +127,8 @@ def opened(config: Config, model: str) -> Iterator[Any]:
     try:
         if config.threads:
             torch.set_num_threads(config.threads)
+        if not config.native:
+            loaded.forward.executor = None
         with _onednn(config.onednn and bool(onednn)):
             yield loaded
     finally:
