@@ -24,11 +24,11 @@ def test_the_function_that_takes_the_time_is_seen_most() -> None:
     inside = False
     stacks = Stacks(events.append, lambda: 0.0, lambda: inside, period_s=0.002)
     stacks.start()
-    for _ in range(10):
+    for _ in range(8):
         inside = True
-        busy_spot(0.005)
+        busy_spot(0.02)
         inside = False
-        slow_spot(0.03)
+        slow_spot(0.08)
     stacks.stop()
     first = max(events, key=lambda e: e.samples)
     assert "slow_spot" in first.where
