@@ -35,7 +35,7 @@ MAY = {
     "engine.remote": {"errors"},
     "gallery": {"errors"},
     "profiling": PURE | {"settings", "store", "telemetry", "runtime"},
-    "fingerprint": PURE | {"settings", "runtime", "zoo"},
+    "fingerprint": PURE | {"settings", "runtime", "techniques", "zoo"},
     "analysis": PURE | {"settings"},
     "charts": {"analysis", "units", "events"},
     "export": PURE | {"settings", "zoo", "techniques", "gguf", "runtime"},
