@@ -103,7 +103,7 @@ def test_a_session_runs_a_file(files):
     with workbench.open(str(files["bf16"].path), inline=True) as session:
         run = session.run("The ferry", wait=True, **{"limits.max_new_tokens": 4})
         assert run.status == "done"
-        assert "BF16" in run.effective["model.source"].effective
+        assert "BF16" in run.effective["model.source"]["effective"]
 
 
 def tiny(folder: Path, **changes: object) -> Settings:

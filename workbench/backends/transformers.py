@@ -47,10 +47,7 @@ class Transformers:
 
     def generate(self, request: Request) -> None:
         import torch
-        from transformers import StoppingCriteria, StoppingCriteriaList
         from transformers.generation.streamers import BaseStreamer
-
-        last = [False]
 
         class Tokens(BaseStreamer):
             """Gets the prompt first, then every token."""
@@ -62,21 +59,17 @@ class Transformers:
                     self.prompt = False
                     return
                 for token in value.reshape(-1).tolist():
-                    last[0] = request.token(token)
+                    request.token(token)
 
             def end(self) -> None:
                 pass
-
-        class Stop(StoppingCriteria):
-            def __call__(self, ids: Any, scores: Any, **_: Any) -> torch.Tensor:
-                return torch.full((ids.shape[0],), last[0], dtype=torch.bool, device=ids.device)
 
         ids = torch.tensor([request.ids], device=self._where)
         with torch.inference_mode(), self._seen(request):
             self._model.generate(
                 ids, attention_mask=torch.ones_like(ids), streamer=Tokens(),
-                max_new_tokens=request.max_new_tokens + 1,  # our own criterion ends it
-                eos_token_id=None, pad_token_id=0, stopping_criteria=StoppingCriteriaList([Stop()]),
+                max_new_tokens=request.max_new_tokens, pad_token_id=0,
+                eos_token_id=sorted(request.stops) or -1,  # -1: none, also not the config's
                 **self._sampling(request.settings))
 
     def extend(self, ids: list[int], base: int) -> torch.Tensor | None:

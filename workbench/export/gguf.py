@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import Cancelled, MissingDependency, ModelError, SettingsError, StoreError, one_of
+from workbench.errors import (
+    Cancelled,
+    MissingDependency,
+    ModelError,
+    SettingsError,
+    StoreError,
+    one_of,
+)
 from workbench.events import Event, Progress
 from workbench.gguf import metadata, names, package, rope, tokenizer
 

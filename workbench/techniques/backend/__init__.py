@@ -31,8 +31,9 @@ class Backend(Technique):
         Looks for the package without importing it. An engine on another machine looks for itself."""
         if not self.module or importlib.util.find_spec(self.module) is not None:
             return None
+        what = f"inference-workbench[{self.extra}]" if self.extra else "inference-workbench"
         return (f"backend={self.name()} needs the package {self.module}; install it with "
-                f"pip install 'inference-workbench[{self.extra}]'")
+                f"pip install '{what}'")
 
     def applies(self, shape: ModelShape, machine: Machine) -> str | None:
         if shape.canvas and self.module:

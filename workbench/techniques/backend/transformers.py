@@ -18,5 +18,6 @@ class Transformers(Backend):
     paper = Paper("1910.03771", "Wolf et al. 2019")
     claim = Claim("one interface to every published architecture")
     module = "transformers"
+    extra = ""
     attention: str = control("sdpa", choices=("sdpa", "eager"),
                              help="transformers' attention implementation")
