@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 I32 = ctypes.c_int32
 ADDRESS = ctypes.c_void_p
@@ -12,11 +13,18 @@ A16, A8 = 0, 1
 
 
 class Weight(ctypes.Structure):
-    """A stored matrix; see ``linear.h``. Whoever makes one keeps the tensors alive."""
+    """A stored matrix; see ``linear.h``."""
 
     _fields_ = [("kind", I32), ("scale", I32), ("activations", I32), ("rows", I32),
                 ("columns", I32), ("padded", I32), ("group", I32), ("data", ADDRESS),
                 ("scales", ADDRESS)]
+
+    @classmethod
+    def over(cls, tensors: tuple[Any, ...], **fields: int) -> Weight:
+        """One that keeps alive what it points to."""
+        made = cls(**fields)
+        made.kept = tensors
+        return made
 
 
 class Product(ctypes.Structure):

@@ -11,26 +11,29 @@ from workbench.kernels.native import abi
 
 
 def dense(weight: torch.Tensor) -> abi.Weight:
-    """A row-major bfloat16 matrix [N, K]; the caller keeps it alive."""
+    """A row-major bfloat16 matrix [N, K], used where it lies."""
     if weight.dtype != torch.bfloat16 or not weight.is_contiguous() or weight.dim() != 2:
         raise ValueError("a dense native weight is a contiguous bfloat16 matrix")
     n, k = weight.shape
-    return abi.Weight(kind=abi.BF16, rows=n, columns=k, padded=k, data=weight.data_ptr())
+    return abi.Weight.over((weight,), kind=abi.BF16, rows=n, columns=k, padded=k,
+                           data=weight.data_ptr())
 
 
 def nibbles(q: torch.Tensor, scales: torch.Tensor, rows: int, columns: int, group: int,
             scale: int = abi.SCALE_PAIR, activations: int = abi.A16) -> abi.Weight:
-    """4-bit panels [Np / 16, Kp * 8] and their scales; the caller keeps both alive."""
-    return abi.Weight(kind=abi.INT4, scale=scale, activations=activations, rows=rows, columns=columns,
-                      padded=q.shape[1] // 8, group=group, data=q.data_ptr(), scales=scales.data_ptr())
+    """4-bit panels [Np / 16, Kp * 8] and their scales, used where they lie."""
+    return abi.Weight.over(
+        (q, scales), kind=abi.INT4, scale=scale, activations=activations, rows=rows, columns=columns,
+        padded=q.shape[1] // 8, group=group, data=q.data_ptr(), scales=scales.data_ptr())
 
 
 def octets(q: torch.Tensor, scales: torch.Tensor, rows: int, columns: int, group: int = 0,
            scale: int = abi.SCALE_ROW, activations: int = abi.A16) -> abi.Weight:
     """8-bit panels [Np / 16, Kp * 16] and their scales; ``group`` 0 is the whole row."""
     padded = q.shape[1] // 16
-    return abi.Weight(kind=abi.INT8, scale=scale, activations=activations, rows=rows, columns=columns,
-                      padded=padded, group=group or padded, data=q.data_ptr(), scales=scales.data_ptr())
+    return abi.Weight.over(
+        (q, scales), kind=abi.INT8, scale=scale, activations=activations, rows=rows, columns=columns,
+        padded=padded, group=group or padded, data=q.data_ptr(), scales=scales.data_ptr())
 
 
 def matmul(x: torch.Tensor, weight: abi.Weight, bias: torch.Tensor | None = None,

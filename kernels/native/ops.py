@@ -43,6 +43,6 @@ def _product(kind: int, activations: int, x: torch.Tensor, q: torch.Tensor, scal
 
 def describe(kind: int, activations: int, q: torch.Tensor, scales: torch.Tensor, rows: int,
              columns: int, group: int) -> abi.Weight:
-    """The C structure; the tensors must outlive it."""
+    """The C structure over these tensors."""
     make = linear.nibbles if kind == abi.INT4 else linear.octets
     return make(q, scales, rows, columns, group, activations=activations)
