@@ -19,6 +19,8 @@ from workbench.analysis.waterfall import PARTS, Breakdown, Waterfall, between, b
 
 #: Share of the difference (or of the time per token) that a cause must have to be named.
 NOTABLE = 0.05
+#: A stretch by neighbours that is no matter of doubt.
+_CLEAR = 0.3
 #: Parts that threads share.
 _COMPUTED = ("weights", "attention", "dequant", "small", "decode", "verify")
 
@@ -96,7 +98,10 @@ def _grown(fall: Waterfall, mine: Evidence, theirs: Evidence) -> list[Cause]:
         if min(direction * own, direction * d) > NOTABLE * abs(fall.delta_ms):
             found.append(Cause(part, own, _say(part, d, fall.other, mine)))
     found.sort(key=lambda c: -direction * c.ms)
-    whole = _threads(fall, mine, theirs, direction) or _neighbour(fall, mine, theirs, stretch, direction)
+    threads = _threads(fall, mine, theirs, direction)
+    if threads is not None and abs(threads.ms) > 0.5 * abs(fall.delta_ms):
+        return [threads, *found]  # a setting that differs needs no estimate
+    whole = _neighbour(fall, mine, theirs, stretch, direction)
     if whole is not None and (not found or abs(whole.ms) > 0.8 * abs(found[0].ms)):
         found.insert(0, whole)
     return found
@@ -123,12 +128,21 @@ def _threads(fall: Waterfall, mine: Evidence, theirs: Evidence, direction: float
 def _neighbour(fall: Waterfall, mine: Evidence, theirs: Evidence, stretch: float, direction: float
                ) -> Cause | None:
     lost = stretch * fall.base.total_ms
+    if stretch > _CLEAR and _alike(fall, 0.5 * stretch) > 0.7:
+        # All of it grew together while others took the cores: more than their waiting explains.
+        lost = max(lost, sum(d for d in fall.deltas.values() if d > 0))
     if lost * direction <= NOTABLE * abs(fall.delta_ms):
         return None
     who, where = (mine, "in this run") if direction > 0 else (theirs, "in the baseline")
     return Cause("neighbour", lost, (
         f"other processes took {who.neighbour_words} {where}, about {abs(lost):.3g} ms per token "
         "(estimated)"))
+
+
+def _alike(fall: Waterfall, least: float) -> float:
+    """Share of the baseline's time in parts that grew by at least this share of themselves."""
+    grown = sum(ms for p, ms in fall.base.parts.items() if fall.deltas.get(p, 0.0) >= least * ms)
+    return grown / fall.base.total_ms
 
 
 def _lost(b: Breakdown, seen: Evidence) -> float:
