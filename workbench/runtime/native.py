@@ -1,7 +1,8 @@
-"""The native executor: one C call per forward of a few rows, over the same weights and caches.
+"""The native executor: one C call per forward, over the same weights and caches.
 
-Rows are plain steps, batches or token trees. Everything it needs is made once: the plan, the scratch,
-the addresses of a cache, the layout of a tree. Prefill and models without a plan run module by module.
+Rows are plain steps, batches, token trees or a prompt's chunk. Everything it needs is made once: the
+plan, the scratch, the addresses of a cache, the layout of a tree. Models without a plan run module by
+module.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ from workbench.runtime.native_trace import Ring
 if TYPE_CHECKING:
     from workbench.runtime.forward import Forward, MaskSet
 
-#: A step of more rows than this (batch times nodes) runs module by module.
+#: A forward of more rows than this (batch times nodes) runs module by module.
 MOST_ROWS = 512
-#: A prompt's rows up to this many are taken as steps are.
-FEW_ROWS = 16
 _KINDS = {FullLayer: BF16, Int8Layer: INT8}
 
 
@@ -59,10 +58,9 @@ class Rows:
     """What a mask says, without the mask: ``base`` tokens cached, then a tree (``parents``, -1 is the
     root). ``additive()`` makes the tensor for a forward that runs module by module."""
 
-    def __init__(self, base: int, parents: tuple[int, ...], pads: Sequence[int], step: bool,
+    def __init__(self, base: int, parents: tuple[int, ...], pads: Sequence[int],
                  additive: Callable[[], Any]) -> None:
-        self.base, self.parents, self.pads, self.step = base, parents, pads, step
-        self.additive = additive
+        self.base, self.parents, self.pads, self.additive = base, parents, pads, additive
 
 
 class RowSet:
@@ -73,11 +71,11 @@ class RowSet:
         self.block = masks.block
 
     def rows(self, base: int, n: int) -> Rows:
-        return Rows(base, _chain(n - 1), self._pads, False,
+        return Rows(base, _chain(n - 1), self._pads,
                     functools.partial(self._masks.rows, base, n))
 
     def tree(self, base: int, parents: Sequence[int], depths: Sequence[int]) -> Rows:
-        return Rows(base, tuple(parents), self._pads, True,
+        return Rows(base, tuple(parents), self._pads,
                     functools.partial(self._masks.tree, base, parents, depths))
 
     def take(self, sequences: Sequence[int]) -> None:
@@ -117,13 +115,13 @@ class Executor:
 
     def describe(self) -> str:
         """What runs, in words."""
-        return f"native, one call per step ({library.isa()}); prompts module by module"
+        return f"native, one call per forward ({library.isa()})"
 
     def takes(self, rows: Rows, batch: int, cache: StaticCache) -> bool:
         """Whether this forward runs here: decided by shape alone, so that a text does not depend on
         anything else."""
         count = batch * (1 + len(rows.parents))
-        return count <= (MOST_ROWS if rows.step else FEW_ROWS) and type(cache.parts[0]) in _KINDS
+        return count <= MOST_ROWS and type(cache.parts[0]) in _KINDS
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, rows: Rows, cache: StaticCache,
                  keep: int) -> torch.Tensor:
