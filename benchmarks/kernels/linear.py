@@ -16,6 +16,7 @@ against ``F.linear`` on the same bfloat16 matrix.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -37,6 +38,8 @@ from workbench.kernels.w8a16_gemm import cost as cost8
 from workbench.machine import this_machine
 
 SHAPES = [(2048, 2048), (256, 2048), (256, 2048), (2048, 2048), (5632, 2048), (5632, 2048), (2048, 5632)]
+#: Which of them share an input: queries with keys and values, output, gate with up, down.
+CALLS = [(0, 3), (3, 4), (4, 6), (6, 7)]
 GROUP = 64
 LAYERS = {"bf16": 4, "int8": 6, "int8 a8": 6, "int4": 8, "int4 a8": 8}
 ROWS = (1, 2, 4, 8, 16)
@@ -56,28 +59,42 @@ class Layers:
         eight = abi.A8 if kind.endswith("a8") else abi.A16
         if kind == "bf16":
             dense = torch.randn(n, k).bfloat16()
-            held, weight, size = (dense,), linear.dense(dense), dense.nbytes
+            weight, size = linear.dense(dense), dense.nbytes
+            self.kept.append((dense,))
         elif kind.startswith("int8"):
             q, s = torch.randint(0, 256, (n // 16, k * 16), dtype=torch.uint8), torch.rand(n).bfloat16()
-            held, weight = (q, s), linear.octets(q, s, n, k, activations=eight)
+            weight = linear.octets(q, s, n, k, activations=eight)
+            self.kept.append((q, s))
             size = cost8.weight_bytes(n, k)
         else:
             q = torch.randint(0, 256, (n // 16, k * 8), dtype=torch.uint8)
             s = torch.rand(n // 16, k // GROUP, 2, 16).bfloat16()
-            held, weight = (q, s), linear.nibbles(q, s, n, k, GROUP, activations=eight)
+            weight = linear.nibbles(q, s, n, k, GROUP, activations=eight)
+            self.kept.append((q, s))
             size = cost4.weight_bytes(n, k, GROUP)
-        assert size == sum(t.nbytes for t in held)
+        assert size == sum(t.nbytes for t in self.kept[-1])
         self.weights.append(weight)
-        self.kept.append(held)
         self.bytes += size
 
-    def run(self, inputs: dict[int, torch.Tensor]) -> None:
-        for weight in self.weights:
-            linear.matmul(inputs[weight.columns], weight)
+    def ready(self, m: int, y_bf16: bool = False) -> Callable[[], None]:
+        """One pass for m rows as the decoder makes it: products that share an input in one call."""
+        library, calls = native.library(), []
+        for start in range(0, len(self.weights), len(SHAPES)):
+            for first, last in CALLS:
+                weights = self.weights[start + first:start + last]
+                x = torch.randn(m, weights[0].columns).bfloat16()
+                ys = [torch.empty(m, w.rows, dtype=torch.bfloat16 if y_bf16 else torch.float32)
+                      for w in weights]
+                products = (abi.Product * len(weights))(*(
+                    abi.Product(ctypes.pointer(w), None, y.data_ptr(), int(y_bf16))
+                    for w, y in zip(weights, ys, strict=True)))
+                calls.append((products, len(weights), x.data_ptr(), (x, ys)))
 
+        def work() -> None:
+            for products, count, x, _ in calls:
+                library.wb_linear(products, count, x, m)
 
-def inputs(m: int) -> dict[int, torch.Tensor]:
-    return {k: torch.randn(m, k).bfloat16() for k in (2048, 5632)}
+        return work
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -94,14 +111,17 @@ def middle(values: list[float]) -> dict[str, float]:
 def decoding(layers: dict[str, Layers], repeats: int) -> dict[str, Any]:
     """Fractions of the floor at every number of rows, and the cost of rows."""
     data = torch.ones(256 << 17, dtype=torch.int64)
-    floors, rates = [], {(kind, m): [] for kind in layers for m in ROWS}
+    floors: list[float] = []
+    rates: dict[tuple[str, int], list[float]] = {(kind, m): [] for kind in layers for m in ROWS}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in rates}
-    xs = {m: inputs(m) for m in ROWS}
+    work = {(kind, m): layers[kind].ready(m) for kind, m in rates}
+    for call in work.values():
+        call()
     for _ in range(repeats):
         floor = max(data.nbytes / seconds(data.sum) for _ in range(3))
         floors.append(floor)
         for (kind, m), found in rates.items():
-            took = seconds(lambda kind=kind, m=m: layers[kind].run(xs[m]))  # type: ignore[misc]
+            took = seconds(work[kind, m])
             times[kind, m].append(took)
             found.append(layers[kind].bytes / took / floor)
     return {
@@ -118,13 +138,14 @@ def decoding(layers: dict[str, Layers], repeats: int) -> dict[str, Any]:
 
 def neighbour(layers: dict[str, Layers], repeats: int) -> dict[str, Any]:
     """Alone and beside a spinning process, in turns."""
-    x, found = inputs(1), {kind: [] for kind in ("bf16", "int8", "int4")}
+    found: dict[str, list[float]] = {kind: [] for kind in ("bf16", "int8", "int4")}
+    work = {kind: layers[kind].ready(1) for kind in found}
     for _ in range(repeats):
         for kind, kept in found.items():
-            alone = seconds(lambda kind=kind: [layers[kind].run(x) for _ in range(4)])  # type: ignore[misc]
+            alone = seconds(lambda kind=kind: [work[kind]() for _ in range(8)])  # type: ignore[misc]
             spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             time.sleep(0.15)
-            beside = seconds(lambda kind=kind: [layers[kind].run(x) for _ in range(4)])  # type: ignore[misc]
+            beside = seconds(lambda kind=kind: [work[kind]() for _ in range(8)])  # type: ignore[misc]
             spinner.kill()
             spinner.wait()
             kept.append(alone / beside)
@@ -140,13 +161,14 @@ def prefill(repeats: int) -> dict[str, Any]:
         held.weights, held.kept, held.bytes = [], [], 0
         for n, k in SHAPES:
             held.add(kind, n, k)
-    x = inputs(512)
+    work = {kind: held.ready(512, y_bf16=True) for kind, held in one.items()}
+    x = {k: torch.randn(512, k).bfloat16() for k in (2048, 5632)}
     dense = [kept[0] for kept in one["bf16"].kept]
     times: dict[str, list[float]] = {kind: [] for kind in ("torch", *one)}
     for _ in range(repeats):
         times["torch"].append(seconds(lambda: [F.linear(x[w.shape[1]], w) for w in dense]))
-        for kind, held in one.items():
-            times[kind].append(seconds(lambda held=held: held.run(x)))  # type: ignore[misc]
+        for kind, call in work.items():
+            times[kind].append(seconds(call))
     flops = sum(2 * 512 * n * k for n, k in SHAPES)
     return {"torch_TFLOPS": middle([flops / t / 1e12 for t in times["torch"]]),
             "speed_over_torch": {kind: middle(
@@ -169,6 +191,7 @@ def main() -> None:
     if not native.available():
         sys.exit(native.why_not())
     torch.set_num_threads(given.threads)
+    native.set_threads(given.threads)
     with torch.inference_mode():
         layers = {kind: Layers(kind) for kind in LAYERS}
         result = {"environment": environment(given.threads), "repeats": given.repeats,

@@ -64,9 +64,11 @@ def test_every_shape_matches_the_dequantized_reference(kind, m, n, k, group, sym
     weight, expected, kept = made(kind, w, group, symmetric)
     y = linear.matmul(x, weight, b, torch.float32)
     product = x.double() @ expected.T
-    # Cancelled sums have large relative errors: compare with what was summed.
-    summed = x.double().abs() @ expected.abs().T
-    allowed = (ROUNDED if kind.endswith("a8") else EXACT) * (summed + 1e-6)
+    # Cancelled sums have large relative errors: compare with what was summed. Rounding to 8 bits is off by
+    # at most half a step of the block's largest / 127, times the weights.
+    allowed = EXACT * (x.double().abs() @ expected.abs().T + 1e-6)
+    if kind.endswith("a8"):
+        allowed = allowed + x.double().abs().amax(1, keepdim=True) / 253 * expected.abs().sum(1)
     assert ((y.double() - product - (0 if b is None else b.double())).abs() <= allowed + 1e-6).all()
     assert kept is not None
 
@@ -282,6 +284,7 @@ def test_packed_modules_without_the_library_say_why(monkeypatch: pytest.MonkeyPa
 def test_a_library_with_other_headers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     if not native.path().exists():
         pytest.skip("no library")
+    monkeypatch.delenv("WORKBENCH_NATIVE", raising=False)
     native._open.cache_clear()
     monkeypatch.setattr(build, "digest", lambda files: "another")
     try:
