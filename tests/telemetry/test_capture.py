@@ -139,9 +139,10 @@ def test_a_foreign_profiler_is_a_reason_not_a_failed_run(model: Any) -> None:
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
         events = watched(model, preset="deep", max_new_tokens=3)
-    windows = [e for e in events if isinstance(e, KernelWindow)]
-    assert len(windows) == 1
-    assert "close the other one" in windows[0].reason
+    # Kernels that report themselves need no profiler, so their windows go on.
+    refused = [e for e in events if isinstance(e, KernelWindow) and e.reason]
+    assert len(refused) == 1
+    assert "close the other one" in refused[0].reason
 
 
 def test_the_self_test_finds_operators_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

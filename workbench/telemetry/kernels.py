@@ -73,7 +73,7 @@ class KernelWatch:
         self._emit, self._clock, self._expected = emit, clock, expected
         self._schedule, self._source, self._plain = schedule, source, plain
         self._bytes, self._next_s, self._left = 0.0, 0.0, 0
-        self._told = False
+        self._told = self._refused = False
         self._recording = self._beside = False
         self._count = 0
         self._spent_s = self._cost_s = 0.0
@@ -192,6 +192,8 @@ class KernelWatch:
             return False
         if self._count >= self.preset.windows * (1 if self._source is None else _MORE_OF_OURS):
             return False
+        if self._refused and not (self._source is not None and phase in ("decode", "verify")):
+            return False
         if self._left > 0 and phase != "prefill":
             return True  # the window goes on
         if self._clock() < self._next_s:
@@ -222,9 +224,9 @@ class KernelWatch:
                 "windows; raise telemetry.cap_mb for more."), level="warning"))
 
     def _refuse(self, phase: str, reason: str) -> None:
-        """No more captures in this run; the reason stands where the kernels would be."""
+        """No more profiler in this run; the reason stands where the kernels would be."""
         now = self._clock()
-        self._count = self.preset.windows
+        self._refused = True
         self._emit(KernelWindow(t_s=now, window=self._count, start_s=now, end_s=now,
                                 preset=self.name, reason=reason))
 
