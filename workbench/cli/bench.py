@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 @click.option("--prompt-tokens", "-pp", default=512, show_default=True, type=click.IntRange(1))
 @click.option("--new-tokens", "-tg", default=128, show_default=True, type=click.IntRange(2))
 @click.option("--repeats", "-r", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--limit", is_flag=True,
+              help="where a step's time goes: bytes, floor at the measured bandwidth, host")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @settings_options
 def command(against: tuple[str, ...], prompt_tokens: int, new_tokens: int, repeats: int,
-            as_json: bool, **options: Any) -> None:
+            limit: bool, as_json: bool, **options: Any) -> None:
     """Measure prefill and decode speed, repeated after a warm-up and interleaved."""
     base = settings_from(options).with_({"limits.max_new_tokens": new_tokens,
                                          "limits.stop_at_eos": False})
@@ -46,6 +48,8 @@ def command(against: tuple[str, ...], prompt_tokens: int, new_tokens: int, repea
         changes = dict(split_pair(p) for p in text.split(",") if p.strip())
         candidates.append((text, base.with_(changes)))
     with open_session(base) as session:
+        if limit:
+            return _limits(session, candidates, prompt_tokens, as_json)
         rows = measure(session, candidates, prompt_tokens, repeats)
     if as_json:
         print_json({"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats,
@@ -55,6 +59,19 @@ def command(against: tuple[str, ...], prompt_tokens: int, new_tokens: int, repea
              for r in rows]
     console().print(text_table("", ["settings", f"pp{prompt_tokens} tok/s", f"tg{new_tokens} tok/s",
                                     "pp ratio", "tg ratio"], table))
+
+
+def _limits(session: Session, candidates: list[tuple[str, Settings]], prompt_tokens: int,
+            as_json: bool) -> None:
+    from workbench.cli import bench_limit
+
+    found = bench_limit.measure(session, candidates, prompt_of(session, prompt_tokens))
+    if as_json:
+        return print_json({"prompt_tokens": prompt_tokens,
+                           "rows": [bench_limit.as_json(name, f) for name, _, f in found]})
+    for name, _, f in found:
+        bench_limit.show(name, f)
+    return None
 
 
 def measure(session: Session, candidates: list[tuple[str, Settings]], prompt_tokens: int,

@@ -1,0 +1,1 @@
+"""Engines against each other on one machine; see ``__main__``."""
