@@ -278,9 +278,16 @@ def _draft_from(loaded: Loaded, path: str) -> DraftModel:
     forward = whole if whole.executor is not None else lighten(whole)
     lean = isinstance(forward, LeanForward)
     held = forward.nbytes if isinstance(forward, LeanForward) else loaded.weights_bytes
-    name = f"{loaded.shape.parameters / 1e6:.3g} M parameters from {path}"
+    name = f"{loaded.shape.parameters / 1e6:.3g} M parameters from {_shown(path)}"
     how = ", native executor" if whole.executor else ", own forward of few operations" if lean else ""
     return DraftModel(forward, held, name + how)
+
+
+def _shown(path: str) -> str:
+    """A bundled model by its name: a recorded run must not tell where this was installed."""
+    from workbench import zoo
+
+    return next((n for n in zoo.names() if str(zoo.path(n)) == path), path)
 
 
 def free_bytes(device: torch.device) -> int:
