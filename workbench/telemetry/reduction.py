@@ -182,6 +182,15 @@ def _on_device(captured: Captured, device: list[Raw], host: list[Raw], owners: M
     return launches
 
 
+def launched_by(events: Iterable[Raw], modules: Mapping[int, tuple[int, str]]
+                ) -> dict[int, tuple[int, str, str]]:
+    """Correlation id -> (layer, module, operator) of every launch on the host."""
+    host = [e for e in events if not e.on_device]
+    owners, operators = _walk(host, modules)[1], _operators(host)
+    return {e.correlation: (*owners[id(e)], operators.get(e.correlation, ""))
+            for e in host if e.correlation and "aunch" in e.name}
+
+
 def _operators(host: list[Raw]) -> dict[int, str]:
     """Correlation id of a launch -> the innermost operator around it, on the launch's thread."""
     found: dict[int, str] = {}
