@@ -33,8 +33,9 @@ CANDIDATES = [(engine, bits) for bits in ("bf16", "int8", "int4")
 class Process:
     """One engine. ``error``: why it could not start, else empty."""
 
-    def __init__(self, python: str, asked: dict[str, Any], wait_s: float = 300.0) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": str(asked["threads"]), "TOKENIZERS_PARALLELISM": "false"}
+    def __init__(self, python: str, asked: dict[str, Any], preload: str = "") -> None:
+        env = {**os.environ, **({"LD_PRELOAD": preload} if preload else {}),
+               "OMP_NUM_THREADS": str(asked["threads"]), "TOKENIZERS_PARALLELISM": "false"}
         self._child = subprocess.Popen(
             [python, "-m", "benchmarks.peers.worker", json.dumps(asked)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env,
@@ -96,10 +97,11 @@ def neighbour(wanted: bool) -> Iterator[None]:
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     pythons = dict(p.split("=", 1) for p in given.python)
+    preloads = dict(p.split("=", 1) for p in given.preload)
     chosen = [(e, b) for e, b in CANDIDATES
               if (not given.only or b in given.only) and (not given.engines or e in given.engines)]
     found: dict[str, Any] = {"shape": given.shape, "threads": given.threads, "busy": given.busy,
-                             "rounds": [], "failed": {}, "environment": environment()}
+                             "rounds": [], "preload": sorted(preloads), "failed": {}, "environment": environment()}
     processes: dict[str, Process] = {}
     try:
         for engine, bits in chosen:
@@ -107,7 +109,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             print(f"loading {name}", file=sys.stderr, flush=True)
             one = Process(pythons.get(engine, sys.executable), {
                 "engine": engine, "bits": bits, "folder": str(given.folder), "shape": given.shape,
-                "threads": given.threads})
+                "threads": given.threads}, preloads.get(engine, ""))
             if one.error:
                 found["failed"][name] = one.error
                 one.close()
@@ -149,7 +151,7 @@ def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
         base = f"native {bits}|{prompt}"
         cells = [r["cells"][key] for r in rounds if "tg" in r["cells"].get(key, {})]
         row = {"engine": engine, "bits": bits, "prompt": int(prompt), "backend": cells[-1]["backend"],
-               "weights": cells[-1]["weights"], "executor": cells[-1]["executor"]}
+               "weights": cells[-1]["weights"], "executor": cells[-1]["executor"], "note": cells[-1]["note"]}
         for what in ("pp", "tg"):
             row[what] = statistics.median(c[what] for c in cells)
             row[f"{what}_range"] = [min(c[what] for c in cells), max(c[what] for c in cells)]
@@ -192,6 +194,8 @@ def main() -> None:
     parser.add_argument("--points", nargs="*", type=_point, default=[(512, 128), (2048, 32), (8192, 32)],
                         help="PROMPT:NEW, e.g. 512:128")
     parser.add_argument("--python", nargs="*", default=[], metavar="ENGINE=PYTHON")
+    parser.add_argument("--preload", nargs="*", default=[], metavar="ENGINE=LIBRARY",
+                        help="LD_PRELOAD of one engine's process (to hide AMX from a build that crashes)")
     parser.add_argument("--busy", action="store_true")
     given = parser.parse_args()
     write(run(given), given.out, given.name or ("busy" if given.busy else "quiet"))

@@ -36,6 +36,9 @@ def markdown(found: dict[str, Any]) -> str:
         lines += ["", "Not measured:", ""]
         lines += [f"- {name}: {why}" for name, why in found["failed"].items()]
     versions = sorted({r["backend"] for r in found["summary"] if r["engine"] != "native"})
+    if found.get("preload"):
+        lines += ["", f"AMX was hidden from {', '.join(found['preload'])}: with it this build crashes here, "
+                      "so its AVX-512 kernels were measured."]
     return "\n".join([*lines, "", f"Engines: {', '.join(versions)}.", ""])
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.worker '{"engine": ..., "bits": ..., "folder": ..., "threads": ...}'
 
-Reads one JSON line per measurement, ``{"prompt": n, "new": n}``, and writes one, ``{"prefill_s", "decode_s"}``:
+Reads one JSON line per measurement, ``{"prompt": n, "new": n}``, and writes one with ``prefill_s decode_s``:
 seconds from the prompt to the first token and from the first token to the last. Started by
 ``python -m benchmarks.peers``; a process that nobody asks sleeps, so that interleaved ones are alone.
 """
@@ -76,7 +76,7 @@ def measure(model: Any, chosen: Any, prompt: int, new: int) -> dict[str, Any]:
     said = model.effective()
     return {"prefill_s": stamps[0], "decode_s": stamps[-1] - stamps[0], "tokens": len(stamps),
             "weights": said["weights"].effective, "backend": said["backend"].effective,
-            "executor": said["executor"].effective}
+            "executor": said["executor"].effective, "note": said["backend"].reason}
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ class LlamaCpp:
         offload = llama_cpp.llama_supports_gpu_offload()
         how.n_gpu_layers = backend.gpu_layers if offload else 0
         self.device = "cuda" if offload and backend.gpu_layers else "cpu"
+        how.use_extra_bufts = self._repacked = self._may_repack()
         self._model = llama_cpp.llama_model_load_from_file(str(self.file.path).encode(), how)
         if not self._model:
             raise ModelError(f"llama.cpp cannot read {self.file.path}; its version may be too old for "
@@ -57,6 +58,14 @@ class LlamaCpp:
         self._settings = opening.settings
         self._kv_bytes = 0
         self._shape = opening.shape
+
+    def _may_repack(self) -> bool:
+        """Builds for AMX are asked once, in a child, whether they survive; others repack always."""
+        from workbench.backends.llama_probe import survives
+
+        if "AMX" not in self.system() or self.file.kind in ("F32", "F16", "BF16"):
+            return True
+        return survives(self.file.path, self.file.kind, self.title)
 
     def _quiet(self) -> None:
         """llama.cpp writes about every tensor to stderr; keep its errors."""
@@ -189,6 +198,9 @@ class LlamaCpp:
             "compute.device": (f"{self.device}: {self.system()}", ""),
             "compute.threads": (str(settings.compute.threads or _cores()), ""),
             "model.source": (str(self.file.path), "")}
+        if not self._repacked:
+            found["backend"] = (self.title, "its repacked kernels (AMX) crash on this machine, so they "
+                                            "are switched off; a build without AMX is faster")
         if backend.gpu_layers not in (-1, 0) and self.device == "cpu":
             found["backend.gpu_layers"] = ("0", "this build of llama.cpp knows no GPU")
         return found
