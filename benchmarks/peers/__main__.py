@@ -99,7 +99,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     pythons = dict(p.split("=", 1) for p in given.python)
     preloads = dict(p.split("=", 1) for p in given.preload)
     chosen = [(e, b) for e, b in CANDIDATES
-              if (not given.only or b in given.only) and (not given.engines or e in given.engines)]
+              if b in (given.only or [b]) and e in (given.engines or [e])]
     found: dict[str, Any] = {"shape": given.shape, "threads": given.threads, "busy": given.busy,
                              "rounds": [], "preload": sorted(preloads), "failed": {}, "environment": environment()}
     processes: dict[str, Process] = {}

@@ -110,10 +110,8 @@ def limit(events: Iterable[ev.Event], ceilings: Ceilings, weights_bytes: float |
     forward = found.forward_s if found else _forward(events, phases)
     step = max(step, forward)
     if weights_bytes is None and moved:
-        weights_bytes = moved
-        kv = 0.0
-    else:
-        kv = _cached(events, phases) * kv_bytes_per_token if kv_bytes_per_token else None
+        weights_bytes, kv_bytes_per_token = moved, None
+    kv = _cached(events, phases) * kv_bytes_per_token if kv_bytes_per_token else None
     why = "" if ceilings.bytes_per_s else ("this machine's ceilings are not measured; run workbench "
                                            "doctor --measure")
     return Limit(step, len(phases), tuple(rows) or (Row("forward", forward),), step - forward,

@@ -76,7 +76,7 @@ class PeerModel:
         start = self.source.config.get("bos_token_id")
         if not ids and start is None:
             raise SettingsError("the prompt is empty; write some text")
-        return ids or [int(start)]
+        return ids or [int(start or 0)]
 
     def stops(self) -> set[int]:
         """Tokens that end a text."""

@@ -39,7 +39,7 @@ class Transformers:
         self._model, self._from = _model(opening, dtype)
         self._scheme, self._why = _quantize(self._model, settings)
         self._model.to(self._where).eval()
-        self.loaded = Loaded(self._model, opening.tokenizer, "", opening.shape, self._where,
+        self.loaded: Loaded | None = Loaded(self._model, opening.tokenizer, "", opening.shape, self._where,
                              self._model.dtype)
         self._past: Any = None
 
@@ -191,7 +191,8 @@ def _ours(opening: Opening, dtype: str) -> Any:
         if isinstance(module, Dense):
             linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None,
                                device="meta")
-            linear.weight, linear.bias = module.weight, module.bias
+            linear.weight = module.weight
+            linear.register_parameter("bias", module.bias)  # type: ignore[arg-type]
             parent, _, key = name.rpartition(".")
             setattr(model.get_submodule(parent), key, linear)
     backend: Any = opening.settings.backend

@@ -76,7 +76,7 @@ class File:
         with self.path.open("rb") as file:
             done = 0
             while done < tensor.nbytes:
-                count = os.preadv(file.fileno(), [memoryview(out)[done:done + (1 << 30)]],
+                count = os.preadv(file.fileno(), [out.data[done:done + (1 << 30)]],
                                   tensor.offset + done)
                 if count == 0:
                     raise ModelError(f"{self.path} ended early; was it changed while being read?")
