@@ -36,7 +36,7 @@ def main() -> None:
         from workbench import gallery, zoo
         from workbench.store import Store
 
-        store, prompt = Store(Path(folder) / "runs"), zoo.prompts("prose")[0].text
+        store, prompt = Store(Path(folder) / "runs"), zoo.prompts("code")[0].text
         with wb.open(store=store) as bench:
             bench.measure_machine(wait=True)
             # Loads engine and model, so that the recorded runs do not.
