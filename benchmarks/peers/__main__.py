@@ -95,13 +95,15 @@ def neighbour(wanted: bool) -> Iterator[None]:
         child.kill()
 
 
-def run(given: argparse.Namespace) -> dict[str, Any]:
+def run(given: argparse.Namespace) -> None:
+    """Load, ask, write after every round."""
     pythons = dict(p.split("=", 1) for p in given.python)
     preloads = dict(p.split("=", 1) for p in given.preload)
     chosen = [(e, b) for e, b in CANDIDATES
               if b in (given.only or [b]) and e in (given.engines or [e])]
     found: dict[str, Any] = {"shape": given.shape, "threads": given.threads, "busy": given.busy,
-                             "rounds": [], "preload": sorted(preloads), "failed": {}, "environment": environment()}
+                             "rounds": [], "preload": sorted(preloads), "failed": {},
+                             "environment": environment()}
     processes: dict[str, Process] = {}
     try:
         for engine, bits in chosen:
@@ -118,11 +120,11 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         with neighbour(given.busy):
             for number in range(given.rounds):
                 found["rounds"].append(_round(processes, given, number))
+                found["summary"] = summary(found["rounds"])
+                write(found, given.out, given.name)  # what a later interruption leaves
     finally:
         for one in processes.values():
             one.close()
-    found["summary"] = summary(found["rounds"])
-    return found
 
 
 def _round(processes: dict[str, Process], given: argparse.Namespace, number: int) -> dict[str, Any]:
@@ -198,7 +200,8 @@ def main() -> None:
                         help="LD_PRELOAD of one engine's process (to hide AMX from a build that crashes)")
     parser.add_argument("--busy", action="store_true")
     given = parser.parse_args()
-    write(run(given), given.out, given.name or ("busy" if given.busy else "quiet"))
+    given.name = given.name or ("busy" if given.busy else "quiet")
+    run(given)
 
 
 if __name__ == "__main__":

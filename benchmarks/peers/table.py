@@ -13,7 +13,6 @@ def write(found: dict[str, Any], folder: Path, name: str) -> None:
     (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = markdown(found)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    print(text)
 
 
 def markdown(found: dict[str, Any]) -> str:

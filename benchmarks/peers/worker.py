@@ -41,7 +41,8 @@ def settings(asked: dict[str, Any]) -> Any:
 def open_engine(asked: dict[str, Any]) -> tuple[Any, Any]:
     import os
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE" if asked["engine"] == "native" else "ACTIVE")
+    if asked["engine"] == "native":  # as the engine's process has it; peers keep their own defaults
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from workbench import backends
 
     chosen = settings(asked)
