@@ -183,4 +183,4 @@ def _forward(loaded: Any, config: Config, ids: list[int]) -> Any:
         end = min(base + step, n)
         places = torch.arange(base, end, device=loaded.device)[None].expand(rows, -1)
         logits = loaded.forward(tokens[:, base:end], places, masks.rows(base, end - base), cache, 1)
-    return logits[:, -1]
+    return logits[:, -1].clone()  # the executor writes its next ones into the same place
