@@ -36,7 +36,7 @@ def test_the_same_configuration_twice_has_the_same_bits_and_is_one_class(found: 
 
 def test_formats_are_told_apart_on_unseen_prompts_and_shuffled_labels_are_not(found: Collected) -> None:
     task = next(t for t in study(found).tasks if t.question == "Which number format?")
-    assert task.by_group["weights=fp32"][0] > 0.95  # the low bits of bfloat16 logits are empty
+    assert task.by_group["weights=fp32"][0] > 0.8  # chance is a third
     assert task.informed.low > 0.8
     assert task.informed.better
     assert task.control.low <= task.control.chance <= task.control.high + 0.05
