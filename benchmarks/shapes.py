@@ -3,7 +3,8 @@
     python benchmarks/shapes.py llama-1.1b WORK_FOLDER [--gguf f16 q8_0 q4_0]
 
 Weights are normal with the config's initializer_range and seed 0: speed does not depend on their values,
-except that no activation may overflow, which a fresh initialization guarantees. The tokenizer is bytes.
+except that no activation may overflow, which a fresh initialization guarantees. The tokenizer is the bundled one,
+with names for the ids that it does not have (some engines insist on a byte-level BPE with merges).
 """
 
 from __future__ import annotations
@@ -38,19 +39,27 @@ def checkpoint(name: str, folder: Path) -> Path:
     """The checkpoint's folder, made when it is not there: one bfloat16 safetensors file."""
     from safetensors.torch import save_file
 
-    from workbench.runtime.tokens import byte_tokenizer
-
     place = folder / name
     if (place / "model.safetensors").is_file():
         return place
     place.mkdir(parents=True, exist_ok=True)
     made = config(name)
-    byte_tokenizer(made["vocab_size"]).save_pretrained(place)
+    (place / "tokenizer.json").write_text(json.dumps(tokenizer(made["vocab_size"])))
     part = place / "model.part"
     save_file(dict(_tensors(made)), part, metadata={"format": "pt"})
     (place / "config.json").write_text(json.dumps(made, indent=1))
     part.replace(place / "model.safetensors")
     return place
+
+
+def tokenizer(vocab: int) -> dict[str, Any]:
+    """The bundled tokenizer.json with ``vocab`` tokens."""
+    from workbench import zoo
+
+    found: dict[str, Any] = json.loads((zoo.path(zoo.DEFAULT) / "tokenizer.json").read_text())
+    table = found["model"]["vocab"]
+    table.update({f"<{i}>": i for i in range(len(table), vocab)})
+    return found
 
 
 def _tensors(config: dict[str, Any]) -> Any:

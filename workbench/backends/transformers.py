@@ -64,12 +64,13 @@ class Transformers:
             def end(self) -> None:
                 pass
 
+        self._model.generation_config.eos_token_id = None  # what stops a text is in the request
         ids = torch.tensor([request.ids], device=self._where)
         with torch.inference_mode(), self._seen(request):
             self._model.generate(
                 ids, attention_mask=torch.ones_like(ids), streamer=Tokens(),
                 max_new_tokens=request.max_new_tokens, pad_token_id=0,
-                eos_token_id=sorted(request.stops) or -1,  # -1: none, also not the config's
+                eos_token_id=sorted(request.stops) or None,
                 **self._sampling(request.settings))
 
     def extend(self, ids: list[int], base: int) -> torch.Tensor | None:
@@ -225,6 +226,5 @@ def _quantize(model: Any, settings: Settings) -> tuple[str, str]:
 
 
 def _int4(ao: Any, weights: Any) -> Any:
-    """torchao's layout for CPUs, which has kernels there."""
-    return ao.Int4WeightOnlyConfig(group_size=weights.group,
-                                   int4_packing_format="opaque", int4_choose_qparams_algorithm="hqq")
+    """torchao's own default layout; versions without one for this device refuse, and that is told."""
+    return ao.Int4WeightOnlyConfig(group_size=weights.group)
