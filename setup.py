@@ -23,8 +23,11 @@ class Library(build_ext):
     """One shared library with a plain C ABI, the same for every Python."""
 
     def build_extension(self, ext):
+        target = Path(self.get_ext_fullpath(ext.name))
+        if getattr(self, "editable_mode", False):  # the checkout is what is imported
+            target = Path(__file__).parent / "kernels" / "native" / NATIVE["FILE"]
         try:
-            NATIVE["build"](Path(self.get_ext_fullpath(ext.name)))
+            NATIVE["build"](target)
         except NATIVE["BuildError"] as problem:
             print(f"warning: the CPU kernels were not compiled, torch's run instead: {problem}",
                   file=sys.stderr)

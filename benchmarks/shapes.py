@@ -3,8 +3,8 @@
     python benchmarks/shapes.py llama-1.1b WORK_FOLDER [--gguf f16 q8_0 q4_0]
 
 Weights are normal with the config's initializer_range and seed 0: speed does not depend on their values,
-except that no activation may overflow, which a fresh initialization guarantees. The tokenizer is the bundled one,
-with names for the ids that it does not have (some engines insist on a byte-level BPE with merges).
+except that no activation may overflow, which a fresh initialization guarantees. The tokenizer is the
+bundled one, with names for the ids that it does not have (some engines insist on a byte-level BPE with merges).
 """
 
 from __future__ import annotations

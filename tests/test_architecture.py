@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 TOP = ("kernels", "widgets", "apps")
 
 PURE = {"errors", "units", "events", "shape", "machine"}
-VIEW = {"panels", "profiling", "gallery", "session", "dispatch", "evaluation", "store", "analysis", "charts", "export", "settings",
+VIEW = {"panels", "profiling", "gallery", "session", "dispatch", "evaluation", "store", "analysis",
+        "charts", "export", "settings",
         "forecast", "techniques", "zoo", "lab", "energy"} | PURE
 #: part -> the parts that it may import, itself always included.
 MAY = {
@@ -58,8 +59,9 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
-    "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"}, "quality": {"torch"},
-    "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(), "charts": set(), "zoo.recipes": {"torch", "transformers"},
+    "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
+    "quality": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
+    "charts": set(), "zoo.recipes": {"torch", "transformers"},
     "widgets": {"ipywidgets", "plotly", "IPython", "anywidget"}, "apps": {"panel", "bokeh", "plotly"},
 }
 

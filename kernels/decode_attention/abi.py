@@ -42,7 +42,8 @@ class Layout:
         self.length = (I32 * n)(*map(len, paths))
         self.path = (I32 * (n * n))()
         for i, path in enumerate(paths):
-            self.path[i * n:i * n + len(path)] = path
+            for step, node in enumerate(path):
+                self.path[i * n + step] = node
         chain = all(parent == i - 1 for i, parent in enumerate(parents))
         self.rows = Rows(batch, n, self.base, self.first, self.length, self.path, int(chain))
 

@@ -63,3 +63,13 @@ def test_the_public_surface_is_exactly_this() -> None:
         assert getattr(workbench, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
         _ = workbench.frobnicate
+
+
+def test_the_install_compiled_the_kernels() -> None:
+    """An editable install puts the library where the checkout imports it from."""
+    from workbench.kernels import native
+    from workbench.kernels.native import build
+
+    if not build.compiler():
+        pytest.skip("no C++ compiler")
+    assert native.available(), native.why_not()

@@ -402,7 +402,8 @@ class Generation:
         assert loop is not None
         return effective.Facts(
             loaded=model.loaded.effective, layers=model.placement(), **self._facts,
-            executor=model.forward.describe(), attention=kernel_name(model.forward.implementation, model.device),
+            executor=model.forward.describe(),
+            attention=kernel_name(model.forward.implementation, model.device),
             sequences=len(loop.sequences), threads=torch.get_num_threads(), stops=sorted(loop.stops),
             draft=model._draft[1].name if model._draft and loop.drafter is not None else "",
             ended=loop.sequences[0].ended or "cancelled",
