@@ -4,7 +4,8 @@
 
 Weights are normal with the config's initializer_range and seed 0: speed does not depend on their values,
 except that no activation may overflow, which a fresh initialization guarantees. The tokenizer is the
-bundled one, with names for the ids that it does not have (some engines insist on a byte-level BPE with merges).
+bundled one, with names for the ids that it does not have (some engines insist on a byte-level
+BPE with merges).
 """
 
 from __future__ import annotations

@@ -315,7 +315,8 @@ class Interference(Event, frozen=True, kw_only=True, tag="interference"):
     ``others``: share of this machine's CPU that other processes used (0..1). ``steal``: share that
     the hypervisor gave to other machines. ``waited``: share of the window in which the thread of ours
     that sets the pace stood ready without a core, because of others. ``involuntary_per_s``: times per
-    second that a thread of ours was put aside. ``pressure``: share of the time in which somebody here waited for a core (PSI).
+    second that a thread of ours was put aside. ``pressure``: share of the time in
+    which somebody here waited for a core (PSI).
     ``slowdown``: estimated factor by which the work takes longer than alone."""
 
     start_s: float
