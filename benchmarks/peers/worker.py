@@ -50,13 +50,17 @@ def open_engine(asked: dict[str, Any]) -> tuple[Any, Any]:
 
 
 class Given:
-    """Encodes a prompt to the number of tokens that it names; all engines read the same ids."""
+    """Encodes a prompt to the number of tokens that it names; all engines read the same ids.
+
+    Every prompt begins differently, so that no engine finds it in a cache of prefixes."""
 
     def __init__(self, tokenizer: Any, vocab: int) -> None:
-        self._tokenizer, self._vocab = tokenizer, vocab
+        self._tokenizer, self._vocab, self._asked = tokenizer, vocab, 0
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [3 + (7919 * i) % (self._vocab - 3) for i in range(int(text))]}
+        self._asked += 1
+        return {"input_ids": [3 + (7919 * (i + 131 * self._asked)) % (self._vocab - 3)
+                              for i in range(int(text))]}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)

@@ -41,7 +41,10 @@ class Openvino:
         path = opening.source.folder if self._file is None else self._file.path
         self._options = _options(settings, backend)
         try:
-            self._pipe = openvino_genai.LLMPipeline(str(path), "CPU", **self._options)
+            scheduler = openvino_genai.SchedulerConfig()
+            scheduler.enable_prefix_caching = False  # a prompt seen before would look read at once
+            self._pipe = openvino_genai.LLMPipeline(str(path), "CPU", scheduler_config=scheduler,
+                                                    **self._options)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:160]
             raise ModelError(f"OpenVINO cannot open {path} ({reason}); export the model with "
