@@ -102,7 +102,7 @@ def run(given: argparse.Namespace) -> None:
     chosen = [(e, b) for e, b in CANDIDATES
               if b in (given.only or [b]) and e in (given.engines or [e])]
     found: dict[str, Any] = {"shape": given.shape, "threads": given.threads, "busy": given.busy,
-                             "rounds": [], "preload": sorted(preloads), "failed": {},
+                             "note": given.note, "rounds": [], "preload": sorted(preloads), "failed": {},
                              "environment": environment()}
     processes: dict[str, Process] = {}
     try:
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--python", nargs="*", default=[], metavar="ENGINE=PYTHON")
     parser.add_argument("--preload", nargs="*", default=[], metavar="ENGINE=LIBRARY",
                         help="LD_PRELOAD of one engine's process (to hide AMX from a build that crashes)")
+    parser.add_argument("--note", default="", help="one sentence about the machine, kept with the result")
     parser.add_argument("--busy", action="store_true")
     given = parser.parse_args()
     given.name = given.name or ("busy" if given.busy else "quiet")

@@ -31,6 +31,8 @@ def markdown(found: dict[str, Any]) -> str:
         lines.append(
             f"| {row['bits']} | {row['engine']} | {row['prompt']} | {row['pp']:.1f} | {row['tg']:.2f} | "
             f"{_x(row['native_pp_ratio'])} | {_x(row['native_tg_ratio'])} | {row['weights'][:70]} |")
+    if found.get("note"):
+        lines += ["", found["note"]]
     if found["failed"]:
         lines += ["", "Not measured:", ""]
         lines += [f"- {name}: {why}" for name, why in found["failed"].items()]
