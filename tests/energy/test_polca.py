@@ -84,7 +84,7 @@ def test_no_two_changes_within_the_delay(shares: list[float], delay: float) -> N
         if control.level != level:
             changed.append(i)
             level = control.level
-    assert all(b - a >= delay for a, b in pairwise(changed))
+    assert all(b - a >= delay - 1e-9 for a, b in pairwise(changed))
 
 
 def test_levels_rise_and_fall_with_hysteresis() -> None:
