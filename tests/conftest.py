@@ -24,7 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 TINY = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 128, "vocab_size": 4096, "max_position_embeddings": 512,
+    "intermediate_size": 128, "vocab_size": 4096, "max_position_embeddings": 8192,
     "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "dtype": "bfloat16",
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }

@@ -175,7 +175,7 @@ def test_int4_streams_and_charts_move_during_the_run(lab: Lab) -> None:
     lab.choose("weights", "int4")
     lab.until(lambda: lab.page.locator("[data-path='weights.group']").count(), "no int4 controls")
     assert lab.page.locator(".wb-forecast").inner_text() != before, "the forecast did not move"
-    lab.length(512)  # long enough to be looked at, on a quick machine too
+    lab.length(1900)  # long enough to be looked at, on a quick machine too
     lab.run()
     lengths, frames = set(), set()
     while lab.state == "running":
@@ -213,7 +213,7 @@ def test_export(lab: Lab) -> None:
 
 
 def test_cancel(lab: Lab) -> None:
-    lab.length(512)
+    lab.length(1900)
     lab.run()
     lab.until(lambda: lab.state == "running", "not running")
     start = time.monotonic()
@@ -225,7 +225,7 @@ def test_cancel(lab: Lab) -> None:
 
 
 def test_a_killed_engine_is_one_sentence_and_the_next_run_works(lab: Lab) -> None:
-    lab.length(512)
+    lab.length(1900)
     for attempt in range(3):  # a run may end before the signal arrives
         lab.run()
         lab.until(lambda: lab.state == "running", f"not running: {lab.state}, {lab.sentence}")

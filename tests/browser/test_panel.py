@@ -234,7 +234,7 @@ def candidate() -> str:
 def test_the_loop(open_tab: Callable[..., Tab], tmp_path: Path) -> None:
     """Run, watch, change the weights, run, compare, cancel, export."""
     tab = open_tab()
-    tab.length(96)
+    tab.length(1500)
     clicked = time.monotonic()
     tab.run("def read_lines(path):\n")
     tab.page.locator("html.busy").wait_for(timeout=2000)
@@ -282,7 +282,7 @@ def test_the_loop(open_tab: Callable[..., Tab], tmp_path: Path) -> None:
         tab.page.wait_for_timeout(1500)
         tab.page.screenshot(path=Path(picture) / "app.png")
 
-    tab.length(400)
+    tab.length(1900)
     tab.button("Run").click()
     tab.until(lambda: tab.status() == "running" and len(tab.output()) > 40, why="a long run")
     stopped = time.monotonic()
@@ -314,7 +314,8 @@ def test_prompts_and_output_never_execute(open_tab: Callable[..., Tab]) -> None:
 
 def test_two_people_are_isolated_and_take_turns(open_tab: Callable[..., Tab]) -> None:
     ada, bob = open_tab(), open_tab()
-    ada.length(300)
+    ada.choose("Weights", "fp32")  # the slowest: the run must last while the other one clicks
+    ada.length(1900)
     ada.run("ada's own prompt ")
     ada.until(lambda: ada.status() == "running" and len(ada.output()) > 40, why="ada's run")
     bob.length(16)
@@ -333,7 +334,7 @@ def test_two_people_are_isolated_and_take_turns(open_tab: Callable[..., Tab]) ->
 def test_a_killed_engine_is_one_sentence_and_the_next_run_works(
         open_tab: Callable[..., Tab], dashboard: Dashboard) -> None:
     tab = open_tab()
-    tab.length(400)
+    tab.length(1900)
     tab.run("def main():\n")
     tab.until(lambda: tab.status() == "running" and len(tab.output()) > 30, why="the run")
     for pid in dashboard.engines():

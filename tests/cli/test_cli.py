@@ -128,7 +128,7 @@ def test_a_failed_run_exits_with_1_and_one_line(tiny_config: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = cli(capsys, *tiny(tiny_config, "--max-new-tokens", "100000"))
     assert code == 1
-    assert "512" in err  # the model's positions
+    assert "8192" in err  # the model's positions
     assert json.loads(out)["status"] == "failed"
 
 

@@ -20,7 +20,7 @@ def test_killed_under_a_session(tiny_config: Path, tmp_path: Path,
     store = Store(tmp_path)
     with wb.open(tiny_config, weights="random", store=store, **quiet) as session:
         first = session.run("a", **{"limits.max_new_tokens": 5}, wait=True)
-        long = session.run("b", **{"limits.max_new_tokens": 400})
+        long = session.run("b", **{"limits.max_new_tokens": 6000})
         while len(long.text) < 5:
             time.sleep(0.005)
         engine = session._dispatcher.engine

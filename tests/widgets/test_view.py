@@ -103,7 +103,7 @@ def test_cancel_pin_compare_difference(shown: Any, wait_until: Any) -> None:
     assert view.session.pinned is second
     ask(view, "pin", run=second.id)
     assert view.session.pinned is None
-    ask(view, "set", path="limits.max_new_tokens", value=400)
+    ask(view, "set", path="limits.max_new_tokens", value=6000)
     ask(view, "run", prompt="one")
     ask(view, "cancel")
     wait_until(lambda: not view.widget.status["busy"])
