@@ -111,7 +111,8 @@ class Lab:
         def taken() -> bool:
             slider = self.page.locator("[data-slider='limits.max_new_tokens']")
             box = self.page.locator("input[data-path='limits.max_new_tokens']")
-            return slider.input_value() == box.input_value() == str(min(tokens, 512))
+            return (box.input_value() == str(tokens)
+                    and slider.input_value() == str(min(tokens, 512)))  # the slider ends there
 
         box = self.page.locator("input[data-path='limits.max_new_tokens']")
         box.fill(str(tokens))
