@@ -166,6 +166,17 @@ def test_children_belong_to_the_operator_that_the_dispatcher_saw() -> None:
     assert sum(rows.values()) == seen.whole_s == 10
 
 
+def test_a_range_that_outlives_the_one_around_it_is_not_counted_twice() -> None:
+    def event(name: str, start: float, seconds: float) -> Raw:
+        return Raw(name, start, seconds, False, 1, 0)
+
+    events = [event(f"{MARK}0", 0, 10), event("aten::linear", 1, 4), event("aten::addmm", 2, 3.5),
+              event("aten::relu", 6, 2)]
+    seen = reduce(events, set())
+    assert sum(r.total_s for r in seen.rows.values()) == seen.whole_s == 10
+    assert seen.rows[(0, "aten::linear", "op", "cpu")].total_s == 1
+
+
 def test_floors_are_the_larger_of_two_times() -> None:
     from workbench.profiling.ceilings import Ceilings
 

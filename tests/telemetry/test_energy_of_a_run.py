@@ -48,7 +48,7 @@ def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.usefixtures("counter")
 def test_a_runs_joules_reach_metrics_and_panel(tiny_config: Path, tmp_path: Path) -> None:
     with wb.open(tiny_config, weights="random", inline=True, store=Store(tmp_path / "runs"),
-                 preset="off", max_new_tokens=450, stop_at_eos=False) as session:
+                 preset="off", max_new_tokens=1500, stop_at_eos=False) as session:
         run = session.run(["hello there"] * 8, wait=True, **{"telemetry.idle_s": 1.5})
         assert run.status == "done", run.error
         seconds, tokens = run.metrics["total_s"].value, run.metrics["new_tokens"].value

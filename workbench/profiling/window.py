@@ -125,10 +125,12 @@ def _walk(host: Iterable[Raw], counted: set[tuple[int, str]], seen: Seen
 
     for event in host:
         close(event.start_s)
-        opened = _Open(event.end_s, 0, PYTHON, event.duration_s)
+        # Clocks are read after the work: under load a range may seem to outlive the one around it.
+        end_s = min(event.end_s, stack[-1].end_s) if stack else event.end_s
+        opened = _Open(end_s, 0, PYTHON, end_s - event.start_s)
         if stack:
             outer = stack[-1]
-            outer.own_s -= event.duration_s
+            outer.own_s -= opened.own_s
             opened.module = outer.module
         if event.name.startswith(MARK):
             opened.module = int(event.name[len(MARK):])

@@ -247,13 +247,15 @@ def _walk(host: Iterable[Raw], modules: Mapping[int, tuple[int, str]]
         while stack and stack[-1][0] <= start_s:
             stack.pop()
         own = id(event)
-        selves[own] = duration_s
         owner = _NOBODY
         if stack:
+            # Under load a range may seem to outlive the one around it by a clock's reading.
+            duration_s = min(duration_s, stack[-1][0] - start_s)
             parent = stack[-1][1]
             left = selves[parent] - duration_s
             selves[parent] = left if left > 0.0 else 0.0
             owner = owners[parent]
+        selves[own] = duration_s
         if name.startswith(_LABELS):
             owner = _labelled(name, owner, modules)
         owners[own] = owner
