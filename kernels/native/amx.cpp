@@ -1,6 +1,6 @@
-// The matrix unit (AMX), for one row as for five hundred: weights become tiles of bfloat16 integers, or
-// stay bytes, in the first-level cache, and are multiplied by up to 16 rows of x at once. What the unit sums
-// for one row does not depend on the other rows of its tile.
+// The matrix unit (AMX): bytes of weights times the integers of up to 16 rows of x at once, or bfloat16 times
+// bfloat16. What the unit sums for one row does not depend on the other rows of its tile. One or two rows of x
+// go through vectors, which gives the same integers.
 #include "parts.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -11,33 +11,38 @@
 #include <cmath>
 
 #define WB_TARGET \
-  "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2"
+  "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2"
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target(WB_TARGET))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target( \
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2")
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2")
 #endif
 
 // In this order: each uses the ones before it.
-#include "amx_rows.h"
-#include "amx_unpack.h"
+#include "rows.h"
+#include "unpack.h"
+#include "vnni_dots.h"
+#include "amx_tiles.h"
 #include "amx_panels.h"
 #include "amx_wide.h"
 
 namespace wb {
 namespace {
 
+constexpr int kFew = 2;  // rows of x that vectors multiply as fast as they read memory
+
 template <int KIND>
 void by_block(const Job& j, const WbProduct& p, int panel, int end) {
-  const bool eight = p.weight->activations == WB_A8;
+  if (j.m <= kFew) return dot_products<KIND>(j, p, panel, end);
+  const bool one = p.weight->activations == WB_A8;
   if (block_of(*p.weight) == 64) {
-    if (eight) panels<KIND, WB_A8, 64>(j, p, panel, end);
-    else panels<KIND, WB_A16, 64>(j, p, panel, end);
+    if (one) panels<KIND, 1, 64>(j, p, panel, end);
+    else panels<KIND, 2, 64>(j, p, panel, end);
   } else {
-    if (eight) panels<KIND, WB_A8, 32>(j, p, panel, end);
-    else panels<KIND, WB_A16, 32>(j, p, panel, end);
+    if (one) panels<KIND, 1, 32>(j, p, panel, end);
+    else panels<KIND, 2, 32>(j, p, panel, end);
   }
 }
 
@@ -67,7 +72,7 @@ const Path* amx_path() {
     return nullptr;
   constexpr long kAsk = 0x1023, kTiles = 18;
   if (syscall(SYS_arch_prctl, kAsk, kTiles) != 0) return nullptr;
-  static const Path path = {"amx", bytes, units, prepare, run};
+  static const Path path = {"amx", bytes, row_tiles, prepare, run};
   return &path;
 }
 

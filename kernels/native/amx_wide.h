@@ -1,6 +1,6 @@
 // Products of row-major bfloat16 weights, read as tiles where they lie. A part of amx.cpp.
 #pragma once
-#include "parts.h"
+#include "amx_tiles.h"
 
 namespace wb {
 namespace {
@@ -41,11 +41,6 @@ void wide_block(const Job& j, const View& v, const WbProduct& product, int panel
   if (P == 2 && M == 2) _tile_zero(3);
   for (int k = 0; k < j.padded; k += 32) {
     if (k < whole) {
-      if (tile == 0 && k % 64 == 0)
-        for (int n = 0; n < P * kPanel; ++n) {
-          _mm_prefetch(data + n * pitch + k * 2 + 512, _MM_HINT_T1);
-          _mm_prefetch(data + n * pitch + k * 2 + 576, _MM_HINT_T1);
-        }
       WB_LOAD(4, data + k * 2, pitch);
       if (P == 2) WB_LOAD(5, data + kPanel * pitch + k * 2, pitch);
     } else {
@@ -79,7 +74,7 @@ void wide_block(const Job& j, const View& v, const WbProduct& product, int panel
 void wide(const Job& j, const WbProduct& product, int panel, int end) {
   const View v = view(j);
   TileConfig config;
-  const int across = height(j) * 4, tiles = row_tiles(j);
+  const int across = tile_rows(j) * 4, tiles = row_tiles(j);
   for (int t = 0; t < 4; ++t) config.set(t, kPanel, across);
   for (int t = 4; t < 6; ++t) config.set(t, kPanel, 64);
   for (int t = 6; t < 8; ++t) config.set(t, kPanel, across);

@@ -31,8 +31,11 @@ namespace {
 const Path* path() {
   static const Path* const chosen = [] {
     const char* forced = std::getenv("WORKBENCH_ISA");
-    const Path* fast = forced && *forced && std::strcmp(forced, "amx") ? nullptr : amx_path();
-    return fast ? fast : portable_path(forced);
+    const bool any = !forced || !*forced;
+    const Path* found = any || !std::strcmp(forced, "amx") ? amx_path() : nullptr;
+    if (!found && (any || !std::strcmp(forced, "amx") || !std::strcmp(forced, "avx512_vnni")))
+      found = vnni_path();
+    return found ? found : portable_path(forced);
   }();
   return chosen;
 }

@@ -43,6 +43,6 @@ extern "C" {
 // Products with the same x, bfloat16 [m, columns] dense; any m >= 1. Uses wb_parallel.
 // Returns 0, or 1 for a weight that it does not know (nothing is computed then).
 int32_t wb_linear(const WbProduct* products, int32_t count, const uint16_t* x, int32_t m);
-// "amx", "avx512", "avx2", "generic": what wb_linear runs here. WORKBENCH_ISA lowers it.
+// "amx", "avx512_vnni", "avx512", "avx2", "generic": what wb_linear runs here. WORKBENCH_ISA lowers it.
 const char* wb_isa(void);
 }

@@ -9,7 +9,7 @@
 namespace wb {
 
 constexpr int kPanel = 16;     // rows of W in a panel
-constexpr int kMostRows = 512;  // rows of x that are prepared at a time
+constexpr int kMostRows = 128;  // rows of x that are prepared at a time: they stay in the second-level cache
 
 inline int block_of(const WbWeight& w) { return w.group % 64 == 0 ? 64 : 32; }
 inline int panels_of(const WbWeight& w) { return (w.rows + kPanel - 1) / kPanel; }
@@ -78,6 +78,7 @@ struct Path {
 };
 
 const Path* amx_path();  // null where the processor or the system has no such unit
+const Path* vnni_path();
 const Path* portable_path(const char* forced);
 
 // A buffer of this thread (64-byte aligned) that only grows; `which` 0 .. 3.
