@@ -1,6 +1,7 @@
 """The compiled CPU library: found, checked and opened on first use; nothing happens at import.
 
-``WORKBENCH_NATIVE=0`` turns it off; ``WORKBENCH_ISA=avx512_vnni|avx512|avx2|generic`` lowers what it may use. Without
+``WORKBENCH_NATIVE=0`` turns it off; ``WORKBENCH_ISA=avx512_vnni|avx512|avx2|generic`` lowers what it may use.
+Without
 it every operation has a torch path, and whoever asks learns why from :func:`why_not`.
 """
 

@@ -48,8 +48,9 @@ def head_bytes(settings: Settings, shape: ModelShape) -> int:
 
 
 def kv_bytes(settings: Settings, shape: ModelShape, tokens: int) -> int:
-    per_token = settings.kv.token_bytes(shape, compute_dtype(settings, shape))
-    return per_token * tokens * settings.limits.batch
+    dtype = compute_dtype(settings, shape)
+    sequence = settings.kv.token_bytes(shape, dtype) * tokens + settings.kv.fixed_bytes(shape, dtype)
+    return sequence * settings.limits.batch
 
 
 def draft_bytes(settings: Settings, draft: ModelShape | None, tokens: int) -> int:

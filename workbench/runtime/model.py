@@ -187,7 +187,8 @@ class Model:
     def cache(self, settings: Settings, batch: int, tokens: int) -> StaticCache:
         """A cache of the settings' kind; refused before allocation when it cannot fit."""
         dtype = str(self.dtype).removeprefix("torch.")
-        need = settings.kv.token_bytes(self.shape, dtype) * batch * tokens
+        need = batch * (settings.kv.token_bytes(self.shape, dtype) * tokens
+                        + settings.kv.fixed_bytes(self.shape, dtype))
         free = free_bytes(self.device)
         if need > free:
             raise OutOfMemory(f"the KV cache needs {format_bytes(need)} for {batch} x {tokens} tokens "

@@ -21,6 +21,10 @@ class KVCache(Technique):
         """Bytes for one token of one sequence over all layers; equals what ``start`` allocates."""
         raise NotImplementedError
 
+    def fixed_bytes(self, shape: ModelShape, dtype: str) -> int:
+        """Bytes for one sequence however many tokens it has, over all layers."""
+        return 0
+
     def start(self, config: Any, batch: int, capacity: int, device: torch.device,
               dtype: torch.dtype) -> Any:
         """A static cache for ``capacity`` tokens: a transformers ``Cache`` with ``rewind(length)``,
