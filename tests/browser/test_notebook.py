@@ -115,9 +115,15 @@ class Lab:
                     and slider.input_value() == str(min(tokens, 512)))  # the slider ends there
 
         box = self.page.locator("input[data-path='limits.max_new_tokens']")
-        box.fill(str(tokens))
-        box.press("Enter")
-        self.until(taken, "the length was not taken", 15)
+        for patience in (5, 10, PATIENCE_S):  # the kernel's answer to something else may redraw the controls
+            box.fill(str(tokens))
+            box.press("Enter")
+            end = time.monotonic() + patience
+            while not taken() and time.monotonic() < end:
+                time.sleep(0.1)
+            if taken():
+                break
+        assert taken(), "the length was not taken"
         time.sleep(0.4)  # the kernel's answer redraws the controls once
 
     @property
