@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +78,10 @@ class Runtime:
     capacity: int
     guard: Guard
     emit: Emit
+
+    def of(self, sequence: int) -> Runtime:
+        """For the drafter of one sequence of a batch: the sampler draws that sequence's noise."""
+        return replace(self, sampler=self.sampler.of(sequence))
 
 
 def load(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | None = None) -> Model:

@@ -31,8 +31,18 @@ class Sampler:
                  device: torch.device | str = "cpu") -> None:
         self.temperature, self.top_k, self.top_p, self.seed = temperature, top_k, top_p, seed
         self.greedy = temperature == 0.0
+        self.sequence = 0
         self._generator = torch.Generator(device=device)
         self._noise: dict[tuple[int, int, int], torch.Tensor] = {}
+
+    def of(self, sequence: int) -> Sampler:
+        """The same rule and seed; draws without a named sequence are those of ``sequence``."""
+        if sequence == self.sequence:
+            return self
+        other = Sampler(self.temperature, self.top_k, self.top_p, self.seed, self._generator.device)
+        other.sequence = sequence
+        other._noise = self._noise  # a draft's draws are its verification's too
+        return other
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """[..., V] -> float32 [..., V]: the distribution that a token is really drawn from.
@@ -68,14 +78,15 @@ class Sampler:
     def draw(self, probs: torch.Tensor, positions: list[int], sequences: list[int] | None = None,
              stream: int = 0) -> torch.Tensor:
         """[n, V] probabilities -> int64 [n]. Another ``stream`` is independent noise."""
-        who = sequences or [0] * len(positions)
+        who = sequences or [self.sequence] * len(positions)
         size = probs.shape[-1]
         noise = [self._race(size, s, p, stream) for s, p in zip(who, positions, strict=True)]
         return (probs / (noise[0] if len(noise) == 1 else torch.stack(noise))).argmax(-1)
 
-    def uniform(self, position: int, sequence: int = 0, stream: int = 1) -> float:
+    def uniform(self, position: int, sequence: int | None = None, stream: int = 1) -> float:
         """One number in [0, 1) for an accept test."""
-        self._generator.manual_seed(mix(self.seed, sequence, position, stream, 0x5EED))
+        who = self.sequence if sequence is None else sequence
+        self._generator.manual_seed(mix(self.seed, who, position, stream, 0x5EED))
         return float(torch.rand((), generator=self._generator, device=self._generator.device))
 
     def _race(self, size: int, sequence: int, position: int, stream: int) -> torch.Tensor:

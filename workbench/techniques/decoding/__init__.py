@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workbench.techniques.base import Technique
+from workbench.techniques.base import Control, Technique, control
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from workbench.machine import Machine
+    from workbench.settings import Settings
     from workbench.shape import ModelShape
 
 
@@ -55,6 +58,32 @@ class Drafter:
         return 0
 
 
+class Drafters:
+    """The drafters of a batch: one per sequence, each with its own state, so that what is drafted for
+    a sequence does not depend on its neighbours. A method that can draft for all at once (one forward
+    of a draft model over the whole batch) overrides this."""
+
+    def __init__(self, each: Sequence[Drafter]) -> None:
+        self.each = list(each)
+
+    def propose(self, which: Sequence[int], tokens: Sequence[list[int]], budgets: Sequence[int]
+                ) -> list[Proposal]:
+        """One proposal for each of the sequences ``which``; a budget of 0 is an empty one."""
+        return [self.each[w].propose(t, b) if b > 0 else Proposal()
+                for w, t, b in zip(which, tokens, budgets, strict=True)]
+
+    def observe(self, which: int, tokens: list[int], accepted: int, logits: torch.Tensor) -> None:
+        """As :meth:`Drafter.observe`, for sequence ``which``."""
+        self.each[which].observe(tokens, accepted, logits)
+
+    def drop(self, which: int) -> None:
+        """Sequence ``which`` has ended."""
+
+    def memory_bytes(self) -> int:
+        """Bytes that all of them hold."""
+        return sum(drafter.memory_bytes() for drafter in self.each)
+
+
 @dataclass(frozen=True)
 class Decoding(Technique):
     """Protocol of the family."""
@@ -72,3 +101,37 @@ class Decoding(Technique):
     def start(self, runtime: Any) -> Drafter | None:
         """The drafter, or None for plain decoding."""
         raise NotImplementedError
+
+    def start_batch(self, runtime: Any, sequences: int) -> Drafters | None:
+        """The drafters of ``sequences`` sequences, or None for plain decoding.
+
+        Each is started with a runtime whose sampler draws the noise of its own sequence."""
+        found = [self.start(runtime.of(i)) for i in range(sequences)]
+        return Drafters([d for d in found if d is not None]) if found[0] is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speculative(Decoding):
+    """A method whose proposals the target verifies; what all of them can be told."""
+
+    length: str = control("fixed", choices=("fixed", "auto"),
+                          help="auto: each sequence drafts as far as its acceptance and the measured "
+                               "cost of a row make worth it, up to the method's own limit")
+    fallback: bool = control(True, help="decode plainly while measured speculation does not pay, and "
+                                        "look again now and then")
+    schedule: str = control("ragged", choices=("ragged", "equal", "grouped"),
+                            help="a batch whose sequences accept different numbers; ragged: each has its "
+                                 "own length in the cache; equal: realign the cache after every step "
+                                 "(EQSPEC); grouped: step sequences of one length together (EXSPEC)")
+
+    @classmethod
+    def controls(cls) -> list[Control]:
+        """The method's own first."""
+        shared = {"length", "fallback", "schedule"}
+        return sorted(super().controls(), key=lambda c: c.name in shared)
+
+    def refuses(self, settings: Settings) -> str | None:
+        if settings.limits.batch > 1:
+            return (f"{self.name()} verifies one sequence at a time; set limits.batch=1, or "
+                    "decoding=plain for a batch")
+        return None

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
-
-    from workbench.settings import Settings
 
 _DEPTH = 8
 #: Successors that a context keeps at most.
@@ -29,7 +27,7 @@ _CONTEXTS = 200_000
 
 
 @dataclass(frozen=True)
-class AdaptiveTables(Decoding):
+class AdaptiveTables(Speculative):
     """Learns online what follows each token and each pair of tokens; drafts the likeliest tree."""
 
     title = "adaptive draft-verification (ADED)"
@@ -44,12 +42,6 @@ class AdaptiveTables(Decoding):
 
     def rows(self) -> int:
         return 1 + self.nodes
-
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return ("adaptive_tables verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
-        return None
 
     def start(self, runtime: Any) -> Drafter:
         return Tables(self)

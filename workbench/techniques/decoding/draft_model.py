@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ _STREAM = 7  # the draft's own noise under the ratio rule, independent of the ta
 
 
 @dataclass(frozen=True)
-class DraftModel(Decoding):
+class DraftModel(Speculative):
     """A small model proposes a chain of tokens; the target verifies them in one forward."""
 
     title = "draft model"
@@ -50,9 +50,6 @@ class DraftModel(Decoding):
         from workbench.errors import SettingsError
         from workbench.runtime.drafts import locate
 
-        if settings.limits.batch > 1:
-            return ("draft_model verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
         try:
             if self.draft == "auto":
                 locate(self.draft, settings.model.source)

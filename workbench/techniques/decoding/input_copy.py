@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
 
-    from workbench.settings import Settings
-
 
 @dataclass(frozen=True)
-class InputCopy(Decoding):
+class InputCopy(Speculative):
     """Copies the prompt from the place that the output has reached, until the target disagrees."""
 
     title = "Aggressive Decoding (input copy)"
@@ -33,12 +31,6 @@ class InputCopy(Decoding):
 
     def rows(self) -> int:
         return 1 + self.span
-
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return ("input_copy verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
-        return None
 
     def start(self, runtime: Any) -> Drafter:
         return Pointer(self.ngram, self.span)

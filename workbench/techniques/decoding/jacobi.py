@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
 
-    from workbench.settings import Settings
-
 
 @dataclass(frozen=True)
-class Jacobi(Decoding):
+class Jacobi(Speculative):
     """Iterates a window of guessed tokens until the target agrees with them; needs no draft model."""
 
     title = "Jacobi decoding"
@@ -31,12 +29,6 @@ class Jacobi(Decoding):
 
     def rows(self) -> int:
         return 1 + self.window
-
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return ("jacobi verifies one sequence at a time; set limits.batch=1, or decoding=plain "
-                    "for a batch")
-        return None
 
     def start(self, runtime: Any) -> Drafter:
         return Window(self.window, runtime.sampler)

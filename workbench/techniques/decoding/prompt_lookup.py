@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
 
-    from workbench.settings import Settings
-
 
 @dataclass(frozen=True)
-class PromptLookup(Decoding):
+class PromptLookup(Speculative):
     """Copies what followed the last few tokens earlier in the text; the target verifies the copy."""
 
     title = "prompt lookup"
@@ -32,12 +30,6 @@ class PromptLookup(Decoding):
 
     def rows(self) -> int:
         return 1 + self.span
-
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return ("prompt_lookup verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
-        return None
 
     def start(self, runtime: Any) -> Drafter:
         return Lookup(self.ngram, self.span)

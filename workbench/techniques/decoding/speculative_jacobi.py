@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
-
-    from workbench.settings import Settings
 
 _STREAM = 9  # the draws of the guesses, independent of the target's
 
 
 @dataclass(frozen=True)
-class SpeculativeJacobi(Decoding):
+class SpeculativeJacobi(Speculative):
     """Jacobi guesses are drawn from the last iteration's distributions and accepted by p/q."""
 
     title = "speculative Jacobi decoding"
@@ -33,12 +31,6 @@ class SpeculativeJacobi(Decoding):
 
     def rows(self) -> int:
         return 1 + self.window
-
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return ("speculative_jacobi verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
-        return None
 
     def start(self, runtime: Any) -> Drafter:
         return Guesses(self.window, runtime.sampler)

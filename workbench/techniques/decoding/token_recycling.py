@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Decoding, Drafter, Proposal
+from workbench.techniques.decoding import Drafter, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
-
-    from workbench.settings import Settings
 
 #: Chance that the child of each rank is right, before anything was seen.
 _PRIOR = (0.42, 0.13, 0.07, 0.045, 0.03, 0.022, 0.017, 0.013)
@@ -29,7 +27,7 @@ _LOOK = 16
 
 
 @dataclass(frozen=True)
-class TokenRecycling(Decoding):
+class TokenRecycling(Speculative):
     """Keeps the target's last few most likely successors of every token and drafts a tree from them."""
 
     title = "Token Recycling"
@@ -43,12 +41,6 @@ class TokenRecycling(Decoding):
 
     def rows(self) -> int:
         return 1 + self.nodes
-
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return ("token_recycling verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
-        return None
 
     def start(self, runtime: Any) -> Drafter:
         return Recycler(self.nodes, self.ranks, runtime.model.shape.vocab)
