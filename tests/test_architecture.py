@@ -23,7 +23,9 @@ MAY = {
     "errors": set(), "units": set(), "events": {"errors", "units"},
     "gguf": {"errors", "units"},
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
-    "techniques": {"errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo"},
+    "techniques": {"errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
+                   "calibration"},
+    "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "zoo"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
     "zoo": {"errors"},
     "forecast": PURE | {"settings", "techniques", "energy"},
@@ -59,6 +61,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
+    "calibration": {"torch"},
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
     "quality": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
     "charts": set(), "zoo.recipes": {"torch", "transformers"},
