@@ -21,7 +21,7 @@ class Rows(ctypes.Structure):
     """Which rows there are; the arrays belong to :class:`Layout`."""
 
     _fields_ = [("batch", I32), ("n", I32), ("base", P32), ("first", P32), ("length", P32),
-                ("path", P32), ("chain", I32)]
+                ("path", P32), ("chain", I32), ("start", P32), ("owner", P32), ("slot", P32)]
 
 
 class Attention(ctypes.Structure):
@@ -46,6 +46,30 @@ class Layout:
                 self.path[i * n + step] = node
         chain = all(parent == i - 1 for i, parent in enumerate(parents))
         self.rows = Rows(batch, n, self.base, self.first, self.length, self.path, int(chain))
+
+
+class Ragged:
+    """As :class:`Layout`, every sequence with a tree of its own: ``trees[b]`` are the parents of sequence
+    b's drafted nodes, ``slot[b]`` its place in the caches."""
+
+    def __init__(self, base: Sequence[int], first: Sequence[int], trees: Sequence[Sequence[int]],
+                 slot: Sequence[int]) -> None:
+        batch, counts = len(base), [1 + len(tree) for tree in trees]
+        n, total = max(counts), sum(counts)
+        self.base, self.first, self.slot = (I32 * batch)(*base), (I32 * batch)(*first), (I32 * batch)(*slot)
+        self.start, self.owner = (I32 * (batch + 1))(), (I32 * total)()
+        self.length, self.path = (I32 * total)(), (I32 * (total * n))()
+        row, chain = 0, True
+        for b, tree in enumerate(trees):
+            self.start[b] = row
+            chain = chain and all(parent == i - 1 for i, parent in enumerate(tree))
+            for path in paths_of(tree):
+                self.owner[row], self.length[row] = b, len(path)
+                self.path[row * n:row * n + len(path)] = path
+                row += 1
+        self.start[batch] = row
+        self.rows = Rows(batch, n, self.base, self.first, self.length, self.path, int(chain), self.start,
+                         self.owner, self.slot)
 
 
 def paths_of(parents: Sequence[int]) -> list[list[int]]:

@@ -58,7 +58,9 @@ void piece(void* context, int task) {
   const WbRows& rows = *c.rows;
   const int index = task % c.pieces, head = task / c.pieces % a.kv_heads;
   const int sequence = task / c.pieces / a.kv_heads;
-  const int base = rows.base[sequence], start = index * kPiece, n = rows.n;
+  const int base = rows.base[sequence], start = index * kPiece;
+  const int n = wb_row_count(rows, sequence), row0 = wb_first_row(rows, sequence);
+  const int table = rows.start ? row0 : 0;  // where this sequence's lengths and paths begin
   float* best = c.best + static_cast<int64_t>(task) * c.padded;
   float* total = c.total + static_cast<int64_t>(task) * c.padded;
   for (int r = 0; r < c.queries; ++r) total[r] = 0.0f;
@@ -67,11 +69,11 @@ void piece(void* context, int task) {
   int32_t* limits = static_cast<int32_t*>(alloca(sizeof(int32_t) * c.queries));
   for (int i = 0; i < n; ++i)
     for (int g = 0; g < c.groups; ++g) {
-      const int64_t row = static_cast<int64_t>(sequence) * n + i;
+      const int64_t row = row0 + i;
       offsets[i * c.groups + g] = (row * a.heads + head * c.groups + g) * a.width;
-      limits[i * c.groups + g] = base + (rows.chain ? i + 1 : rows.length[i]);
+      limits[i * c.groups + g] = base + (rows.chain ? i + 1 : rows.length[table + i]);
     }
-  const int64_t plane = static_cast<int64_t>(sequence) * a.kv_heads + head;
+  const int64_t plane = static_cast<int64_t>(wb_slot(rows, sequence)) * a.kv_heads + head;
   const int item = a.item == WB_ITEM_INT8 ? 1 : a.item == WB_ITEM_BF16 ? 2 : 4;
   Piece p;
   p.source.keys = static_cast<const char*>(c.kv->keys) + plane * a.capacity * a.width * item;
@@ -92,7 +94,7 @@ void piece(void* context, int task) {
     const int last = rows.chain ? base + n : start + kPiece;
     p.end = last < start + kPiece ? last : start + kPiece;
     if (p.end <= start || p.end <= p.first) return;
-    p.rows = c.queries;
+    p.rows = n * c.groups;
     p.offsets = offsets;
     p.limits = limits;
     p.best = best;
@@ -102,11 +104,11 @@ void piece(void* context, int task) {
     return;
   }
   for (int i = 0; i < n; ++i) {  // a tree's last columns: another order for every node
-    const int last = base + rows.length[i];
+    const int last = base + rows.length[table + i];
     p.end = last < start + kPiece ? last : start + kPiece;
     if (p.end <= start || p.end <= p.first) continue;
     const int64_t at = static_cast<int64_t>(i) * c.groups;
-    p.source.path = rows.path + static_cast<int64_t>(i) * n;
+    p.source.path = rows.path + static_cast<int64_t>(table + i) * rows.n;
     p.rows = c.groups;
     p.offsets = offsets + at;
     p.limits = limits + at;
@@ -122,8 +124,10 @@ void join(void* context, int task) {
   const Call& c = *static_cast<Call*>(context);
   const int width = c.a->width, head = task % c.a->kv_heads, sequence = task / c.a->kv_heads;
   const int64_t first = static_cast<int64_t>(task) * c.pieces;
-  for (int r = 0; r < c.queries; ++r) {
-    const int64_t row = static_cast<int64_t>(sequence) * c.rows->n + r / c.groups;
+  const int queries = wb_row_count(*c.rows, sequence) * c.groups;
+  const int64_t row0 = wb_first_row(*c.rows, sequence);
+  for (int r = 0; r < queries; ++r) {
+    const int64_t row = row0 + r / c.groups;
     float* out = c.out + (row * c.a->heads + head * c.groups + r % c.groups) * width;
     float best = -std::numeric_limits<float>::infinity(), total = 0.0f;
     for (int s = 0; s < c.pieces; ++s) {
@@ -172,8 +176,10 @@ extern "C" void wb_decode_attention(const WbAttention* a, const WbKv* kv, const 
   c.queries = rows->n * c.groups;
   c.padded = wb::padded_rows(*a, rows->n);
   int columns = 0;
-  for (int b = 0; b < rows->batch; ++b)
-    columns = rows->base[b] + rows->n > columns ? rows->base[b] + rows->n : columns;
+  for (int b = 0; b < rows->batch; ++b) {
+    const int end = rows->base[b] + wb_row_count(*rows, b);
+    columns = end > columns ? end : columns;
+  }
   c.pieces = wb::pieces_of(columns);
   const int64_t total = static_cast<int64_t>(rows->batch) * a->kv_heads * c.pieces * c.padded;
   c.sums = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);

@@ -20,6 +20,9 @@ struct WbKv {
 
 // Which rows there are. Row b * n + i is node i of sequence b; it is stored in column base[b] + i and
 // sees the columns first[b] .. base[b] - 1 and then its path.
+//
+// Ragged rows: `start` is set, sequence b's nodes are the rows start[b] .. start[b + 1] - 1, n is the most
+// that a sequence has, and every row has its own length and path ([rows] and [rows, n]).
 struct WbRows {
   int32_t batch;
   int32_t n;               // rows per sequence
@@ -28,7 +31,18 @@ struct WbRows {
   const int32_t* length;   // [n] nodes on the path from the root to node i, itself included
   const int32_t* path;     // [n, n] those nodes in order, path[i * n + length[i] - 1] == i
   int32_t chain;           // 1: node i's path is 0 .. i
+  const int32_t* start;    // [batch + 1] or null: first row of each sequence
+  const int32_t* owner;    // [rows] or null: the sequence of each row
+  const int32_t* slot;     // [batch] or null: each sequence's place in the caches; null: b
 };
+
+inline int32_t wb_first_row(const WbRows& r, int32_t b) { return r.start ? r.start[b] : b * r.n; }
+inline int32_t wb_row_count(const WbRows& r, int32_t b) {
+  return r.start ? r.start[b + 1] - r.start[b] : r.n;
+}
+inline int32_t wb_row_total(const WbRows& r) { return r.start ? r.start[r.batch] : r.batch * r.n; }
+inline int32_t wb_row_owner(const WbRows& r, int32_t row) { return r.owner ? r.owner[row] : row / r.n; }
+inline int32_t wb_slot(const WbRows& r, int32_t b) { return r.slot ? r.slot[b] : b; }
 
 struct WbAttention {
   int32_t heads, kv_heads, width;  // width of keys and values alike

@@ -62,7 +62,7 @@ struct Pass {
   Pass(const WbPlan& plan, const WbForward& forward, void* memory)
       : p(plan), f(forward), a(shape(plan, forward.capacity)),
         s(plan, static_cast<int64_t>(forward.rows.batch) * forward.rows.n, 0, memory),
-        m(forward.rows.batch * forward.rows.n) {}
+        m(wb_row_total(forward.rows)) {}
 
   static WbAttention shape(const WbPlan& plan, int capacity) {
     WbAttention a = plan.attention;
@@ -126,11 +126,11 @@ struct Pass {
   void attend(int layer) {
     int64_t bytes = 0, flops = 0;
     for (int b = 0; b < f.rows.batch; ++b) {
-      const int64_t length = f.rows.base[b] + f.rows.n - f.rows.first[b];
+      const int64_t n = wb_row_count(f.rows, b), length = f.rows.base[b] + n - f.rows.first[b];
       const int64_t token = a.item == WB_ITEM_INT8 ? 2ll * a.kv_heads * (a.width + 2)
                                                    : 4ll * a.kv_heads * a.width;
-      bytes += length * token + 8ll * f.rows.n * a.heads * a.width;
-      flops += 4 * length * f.rows.n * a.heads * a.width;
+      bytes += length * token + 8 * n * a.heads * a.width;
+      flops += 4 * length * n * a.heads * a.width;
     }
     Traced t(WB_OP_ATTENTION, layer, bytes, flops);
     wb_decode_attention(&a, f.kv + layer, &f.rows, s.q, s.mixed, s.attention);
@@ -171,13 +171,15 @@ struct Pass {
 
   void finish() {
     norm(p.norm, true, -1, s.x);
-    const int kept = f.keep, n = f.rows.n;
-    if (kept < n)  // the last rows of each sequence, moved together
-      for (int b = 0; b < f.rows.batch; ++b)
-        std::memmove(s.x + static_cast<int64_t>(b) * kept * p.hidden,
-                     s.x + (static_cast<int64_t>(b) * n + n - kept) * p.hidden,
+    int rows = 0;
+    for (int b = 0; b < f.rows.batch; ++b) {  // the last rows of each sequence, moved together
+      const int n = wb_row_count(f.rows, b), kept = f.keep < n ? f.keep : n;
+      const int64_t from = wb_first_row(f.rows, b) + n - kept;
+      if (from != rows)
+        std::memmove(s.x + static_cast<int64_t>(rows) * p.hidden, s.x + from * p.hidden,
                      2ll * kept * p.hidden);
-    const int rows = f.rows.batch * kept;
+      rows += kept;
+    }
     const WbMatrix* head[] = {&p.head};
     products(WB_OP_HEAD, -1, head, &f.logits, 1, s.x, rows);
   }

@@ -39,12 +39,12 @@ struct WbPlan {
 
 struct WbForward {
   WbRows rows;
-  const int64_t* ids;        // [batch * n]
-  const int64_t* positions;  // [batch * n]
+  const int64_t* ids;        // [rows]
+  const int64_t* positions;  // [rows]
   const WbKv* kv;            // [layers]
   int32_t capacity;          // columns of the caches
-  int32_t keep;              // logits of the last `keep` rows of each sequence
-  float* logits;             // [batch * keep, vocab]
+  int32_t keep;              // logits of the last `keep` rows of each sequence, all of those with fewer
+  float* logits;             // [rows kept, vocab]
 };
 
 #pragma GCC visibility push(default)

@@ -40,7 +40,8 @@ WB_INLINE void put(int item, void* cache, uint16_t* scales, int64_t column, cons
 
 WB_INLINE void wb_store_kv_body(const WbAttention* a, const WbKv* kv, const WbRows* rows, int32_t row,
                                 const float* keys, const float* values) {
-  const int64_t sequence = row / rows->n, at = rows->base[sequence] + row % rows->n;
+  const int32_t owner = wb_row_owner(*rows, row);
+  const int64_t sequence = wb_slot(*rows, owner), at = rows->base[owner] + row - wb_first_row(*rows, owner);
   for (int head = 0; head < a->kv_heads; ++head) {
     const int64_t column = (sequence * a->kv_heads + head) * a->capacity + at;
     const int64_t from = (static_cast<int64_t>(row) * a->kv_heads + head) * a->width;
