@@ -391,7 +391,7 @@ import gc, re, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from workbench.runtime.loading import _return_freed, load_model
+from workbench.runtime.loading import load_model, return_freed
 from workbench.settings import Settings
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
@@ -400,7 +400,7 @@ def opened(source, **more):
 changes = dict(a.split("=") for a in sys.argv[3:])
 load_model(opened(sys.argv[1], **changes), lambda e: None)  # imports, allocators
 gc.collect()
-_return_freed(torch.device("cpu"))
+return_freed(torch.device("cpu"))
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
 before = status("VmRSS")
 loaded = load_model(opened(sys.argv[2], **changes), lambda e: None)

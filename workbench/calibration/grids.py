@@ -31,6 +31,11 @@ class Grid:
         return 1 << (self.bits - 1)
 
     @property
+    def lowest(self) -> int:
+        """The first code in use: symmetric bytes keep to -127 .. 127, as the int8 kernels do."""
+        return 1 if self.symmetric and self.bits == 8 else 0
+
+    @property
     def top(self) -> int:
         return (1 << self.bits) - 1
 
@@ -82,7 +87,7 @@ def _error(w: torch.Tensor, pair: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 def codes(w: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Nearest level of each weight, in w's dtype."""
-    return ((w - offset) / scale + grid.middle).round_().clamp_(0, grid.top)
+    return ((w - offset) / scale + grid.middle).round_().clamp_(grid.lowest, grid.top)
 
 
 def values(q: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, grid: Grid) -> torch.Tensor:

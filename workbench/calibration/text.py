@@ -103,6 +103,6 @@ def _bundled() -> dict[str, list[tuple[str, str]]]:
 
     code = [(text.partition("\n")[0].removeprefix("# file: "), text) for text in corpus.code()]
     docs = [(f"topic {i}", text) for i, text in enumerate(corpus.docs())]
-    made = tasks.generate(7, 400, [text[:400] for _, text in docs[:40]])
+    made = tasks.documents(7, 400, [text[:300] for _, text in docs])
     return {"code": code, "docs": docs, "tasks": [(f"tasks {i}", "\n\n".join(made[i:i + 20]))
                                                  for i in range(0, len(made), 20)]}

@@ -180,8 +180,7 @@ class Filler:
         self.packed: dict[str, Packed] = {}
         self.left: list[str] = []  # expert stacks, which no technique packs
         self._shared: dict[int, nn.Parameter] = {}  # id of meta parameter -> filled (tied weights)
-        self._tensors = _Random(model, self.seed) if source.random else _Stored(
-            model, source, settings.model.allow_pickle)
+        self._tensors = tensors_of(model, settings, source)
         self._total = sum(p.numel() * p.element_size() for p in model.parameters())
         self._done = 0
 
@@ -206,7 +205,7 @@ class Filler:
                 if parked is not None and index >= 0:
                     parked.put(index, module)
                 if index >= 0:
-                    _return_freed(self.device)
+                    return_freed(self.device)
                 self._tell(name)
         finally:
             self._tensors.close()
@@ -293,7 +292,7 @@ class Filler:
         self.emit(Progress(what="load", done=self._done, total=self._total, detail=name))
 
 
-def _return_freed(device: torch.device) -> None:
+def return_freed(device: torch.device) -> None:
     """Give freed heap back to the OS: glibc keeps it, and the next layer's pieces would not fit the
     holes between packed matrices."""
     if device.type == "cpu":
@@ -304,6 +303,14 @@ def _return_freed(device: torch.device) -> None:
 def is_matrix(module: nn.Module) -> bool:
     """What a weights technique packs: linear layers, and GPT-2's transposed ones."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def tensors_of(model: Any, settings: Settings, source: Source) -> _Random | _Stored:
+    """What fills a skeleton, by tensor: ``get(name, module, key, param)``, ``close()``.
+
+    Raises ModelError where the checkpoint does not hold what the skeleton needs."""
+    return (_Random(model, settings.seed) if source.random
+            else _Stored(model, source, settings.model.allow_pickle))
 
 
 class _Random:
