@@ -3,11 +3,16 @@
 A cache holds ``length`` tokens of every sequence. A forward over n rows appends n; after a
 verification ``keep(base, rows)`` leaves only the accepted rows. Nothing is allocated per token.
 Shapes: keys [B, K, capacity, D], values [B, K, capacity, E]; B sequences, K key heads.
+
+Ragged: sequences that accept different numbers of drafted tokens have different lengths. Whoever runs
+the forwards knows them, so a forward is opened with a :class:`Span` (which sequences, from which column)
+and the rows that were accepted are kept by ``keep_each``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,9 +35,23 @@ def widths(config: Any) -> list[Width]:
     return [one] * text.num_hidden_layers
 
 
+@dataclass(frozen=True)
+class Span:
+    """Where the rows of one ragged forward go: row i of its sequence b into column ``columns[b, i]`` of
+    sequence ``slots[b]``. ``whole``: the sequences are all of the cache's, in order; ``end``: columns in
+    use afterwards."""
+
+    slots: torch.Tensor  # int64 [b, 1]
+    columns: torch.Tensor  # int64 [b, n]
+    whole: bool
+    end: int
+
+
 class FullLayer(CacheLayerMixin):
     """One layer's keys and values in the compute dtype."""
 
+    #: Sequences may have different lengths.
+    ragged = True
     is_sliding = False
     is_compileable = False
     keys: torch.Tensor  # type: ignore[assignment]
@@ -45,6 +64,7 @@ class FullLayer(CacheLayerMixin):
         self.device, self.dtype = device, dtype
         self.length = 0
         self.block = 1
+        self.span: Span | None = None
         self.version = 0  # another number after every change of the buffers' addresses
         self._allocate(width)
         self.is_initialized = True
@@ -60,6 +80,8 @@ class FullLayer(CacheLayerMixin):
                **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Append [B, K, n, D] and [B, K, n, E]; views over all tokens so far, rounded up to whole
         blocks (what lies behind the last token is finite and hidden by the mask)."""
+        if self.span is not None:
+            return self._scatter(self.span, key_states, value_states)
         start = self.length
         end = start + key_states.shape[2]
         self.check(key_states, value_states, end)
@@ -68,6 +90,15 @@ class FullLayer(CacheLayerMixin):
         self.length = end
         end = self.shown(end)
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _scatter(self, span: Span, key_states: torch.Tensor, value_states: torch.Tensor
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``update`` for sequences of different lengths; a copy where not all take part."""
+        self.keys[span.slots, :, span.columns] = key_states.transpose(1, 2)
+        self.values[span.slots, :, span.columns] = value_states.transpose(1, 2)
+        self.length = span.end
+        end = self.shown(span.end)
+        return of_span(self.keys[:, :, :end], span), of_span(self.values[:, :, :end], span)
 
     def shown(self, end: int) -> int:
         """Columns that attention gets to see for ``end`` tokens."""
@@ -93,6 +124,11 @@ class FullLayer(CacheLayerMixin):
         so overlapping source and destination are safe."""
         for buffer in self.buffers():
             buffer[:, :, base:base + len(rows)] = buffer.index_select(2, rows + base)
+
+    def move_each(self, slots: torch.Tensor, to: torch.Tensor, columns: torch.Tensor) -> None:
+        """Column ``columns[b, i]`` of sequence ``slots[b]`` goes to ``to[b, i]``; all int64."""
+        for buffer in self.buffers():
+            buffer[slots, :, to] = buffer[slots, :, columns]
 
     def take(self, sequences: torch.Tensor) -> None:
         """Keep only these sequences of the batch."""
@@ -121,6 +157,11 @@ class FullLayer(CacheLayerMixin):
         return self.capacity
 
     get_max_cache_shape = get_max_length
+
+
+def of_span(buffer: torch.Tensor, span: Span) -> torch.Tensor:
+    """[B, ...] -> the span's sequences."""
+    return buffer if span.whole else buffer[span.slots[:, 0]]
 
 
 class StaticCache(Cache):
@@ -177,6 +218,50 @@ class StaticCache(Cache):
             for layer in self.parts:
                 layer.move(base, index)
         self.rewind(base + len(rows))
+
+    # -- sequences of different lengths ----------------------------------------------------------
+
+    @property
+    def ragged(self) -> bool:
+        """Whether sequences may have different lengths."""
+        return self.parts[0].ragged
+
+    def open(self, slots: Sequence[int], bases: Sequence[int], rows: int) -> None:
+        """The next forward appends ``rows`` rows to each of the sequences ``slots``, from column
+        ``bases[b]`` on; to be followed by :meth:`close`."""
+        end = max(bases) + rows
+        self.require(end)
+        device = self.parts[0].keys.device
+        where = torch.tensor([list(slots), list(bases)], device=device)
+        span = Span(where[0][:, None], where[1][:, None] + torch.arange(rows, device=device),
+                    list(slots) == list(range(self.parts[0].batch)), end)
+        for layer in self.parts:
+            layer.span = span
+
+    def close(self, length: int) -> None:
+        """Back to the plain way of appending; no sequence holds more than ``length`` columns."""
+        for layer in self.parts:
+            layer.span = None
+        self.rewind(length)
+
+    def keep_each(self, slots: Sequence[int], bases: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
+        """Of the rows that each sequence appended after its base, keep these, in this order."""
+        moved = [(slot, base, kept) for slot, base, kept in zip(slots, bases, rows, strict=True)
+                 if list(kept) != list(range(len(kept)))]
+        if moved:
+            self.shift([m[0] for m in moved], [m[1] for m in moved],
+                       [[base + row for row in kept] for _, base, kept in moved])
+
+    def shift(self, slots: Sequence[int], to: Sequence[int], columns: Sequence[Sequence[int]]) -> None:
+        """Columns ``columns[b]`` of sequence ``slots[b]`` go to ``to[b]`` and on."""
+        most = max(map(len, columns))
+        # Short lists repeat their last move: the same value to the same place.
+        padded = [[*c, *[c[-1]] * (most - len(c))] for c in columns]
+        places = [[t + min(i, len(c) - 1) for i in range(most)] for t, c in zip(to, columns, strict=True)]
+        device = self.parts[0].keys.device
+        who, where, what = (torch.tensor(x, device=device) for x in (list(slots), places, padded))
+        for layer in self.parts:
+            layer.move_each(who[:, None], where, what)
 
     def take(self, sequences: Sequence[int]) -> None:
         """Keep only these sequences of the batch, in this order."""

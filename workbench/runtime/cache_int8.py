@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from workbench.kernels.kv_int8.launch import quantize
-from workbench.runtime.cache import FullLayer, StaticCache, Width, widths
+from workbench.runtime.cache import FullLayer, Span, StaticCache, Width, of_span, widths
 
 
 def dequantize_into(out: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -60,6 +60,8 @@ class Int8Layer(FullLayer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any,
                **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.span is not None:
+            return self._scatter(self.span, key_states, value_states)
         start = self.length
         end = start + key_states.shape[2]
         self.check(key_states, value_states, end)
@@ -69,6 +71,19 @@ class Int8Layer(FullLayer):
         end = self.shown(end)
         return (self._read("keys", self.keys, self.key_scales, end, key_states.dtype),
                 self._read("values", self.values, self.value_scales, end, key_states.dtype))
+
+    def _scatter(self, span: Span, key_states: torch.Tensor, value_states: torch.Tensor
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = ((self.keys, self.key_scales, key_states), (self.values, self.value_scales, value_states))
+        for codes, scales, states in kept:
+            q, scale = quantize(states)
+            codes[span.slots, :, span.columns] = q.transpose(1, 2)
+            scales[span.slots, :, span.columns] = scale.transpose(1, 2)
+        self.length = span.end
+        end, dtype = self.shown(span.end), key_states.dtype
+        keys = self._read("keys", self.keys, self.key_scales, end, dtype)
+        values = self._read("values", self.values, self.value_scales, end, dtype)
+        return of_span(keys, span), of_span(values, span)
 
     def _read(self, which: str, q: torch.Tensor, scale: torch.Tensor, end: int,
               dtype: torch.dtype) -> torch.Tensor:

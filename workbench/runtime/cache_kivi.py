@@ -46,6 +46,8 @@ class KiviLayer(FullLayer):
     """One layer. ``keys`` and ``values`` hold what is in full: tokens from ``packed_keys`` and
     ``packed_values`` on."""
 
+    ragged = False
+
     def __init__(self, form: Form, scratch: Scratch, *args: Any) -> None:
         self.form, self.scratch = form, scratch
         self.packed_keys = self.packed_values = 0

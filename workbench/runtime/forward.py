@@ -16,6 +16,7 @@ from workbench.errors import ModelError
 from workbench.runtime import attention
 from workbench.runtime.cache import StaticCache, full_cache
 from workbench.runtime.masks import Masks
+from workbench.runtime.ragged import RaggedRows
 
 if TYPE_CHECKING:
     from workbench.runtime.guard import Guard
@@ -145,10 +146,24 @@ class MaskSet:
         return self._both(lambda m: self._given(m.tree(base, parents, depths), base,
                                                 len(parents) + 1))
 
+    def ragged(self, slots: Sequence[int], bases: Sequence[int], trees: Sequence[Sequence[int]]
+               ) -> RaggedRows:
+        """Rows of sequences with lengths and trees of their own."""
+        n = 1 + max(map(len, trees))
+        first = tuple(self._full.pads_of(slots))
+        return RaggedRows(tuple(slots), tuple(bases), first, tuple(map(tuple, trees)), lambda: self._both(
+            lambda m: self._given(m.ragged(slots, bases, trees), max(bases), n)))
+
     def take(self, sequences: Sequence[int]) -> None:
         for masks in (self._full, self._sliding):
             if masks is not None:
                 masks.take(sequences)
+
+    def repad(self, pads: Sequence[int]) -> None:
+        """The sequences were moved in the cache: other columns at the left are hidden now."""
+        for masks in (self._full, self._sliding):
+            if masks is not None:
+                masks.repad(pads)
 
     def _both(self, make: Any) -> Any:
         if self._sliding is None:

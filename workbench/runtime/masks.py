@@ -71,6 +71,36 @@ class Masks:
         mask[:, base:base + n] = self._inside(parents)
         return fold_mask(mask[None, None], self.groups)
 
+    def ragged(self, slots: Sequence[int], bases: Sequence[int], trees: Sequence[Sequence[int]]
+               ) -> torch.Tensor:
+        """[b, 1, n, S] for sequences of different lengths; n is the most rows that one of them has.
+
+        Rows that a sequence does not have see their own column only."""
+        n = 1 + max(map(len, trees))
+        size = self._shown(max(bases) + n)
+        allowed = torch.zeros(len(bases), n, size, dtype=torch.bool)
+        for row, (slot, base, tree) in enumerate(zip(slots, bases, trees, strict=True)):
+            count = 1 + len(tree)
+            mine = allowed[row]
+            mine[:count, self._pads[slot]:base] = True
+            mine[:count, base:base + count] = ancestors(tree)
+            if self._windowed(base + count):
+                self._narrow(mine[:count], base, tree)
+            extra = torch.arange(count, n)
+            mine[extra, base + extra] = True
+        mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
+        return fold_mask(mask[:, None].to(self.device), self.groups)
+
+    def _narrow(self, allowed: torch.Tensor, base: int, tree: Sequence[int]) -> None:
+        """Hide what lies before a row's window; a node's place is its depth, not its column."""
+        deep = [0]
+        for parent in tree:
+            deep.append(deep[parent + 1] + 1)
+        depth = torch.tensor(deep)
+        where = torch.arange(allowed.shape[1])
+        where[base:base + len(deep)] = base + depth
+        allowed &= (base + depth)[:, None] - where[None] < self.window
+
     def _inside(self, parents: Sequence[int]) -> torch.Tensor:
         """Additive [n, n] of the tree itself, kept for the next step with this shape."""
         key = tuple(parents)
@@ -91,6 +121,17 @@ class Masks:
         """[S] for ``size`` tokens with the first ``visible`` columns open; a view."""
         start = self.capacity - visible
         return self._edge[start:start + self._shown(size)]
+
+    def pads_of(self, sequences: Sequence[int]) -> list[int]:
+        """Hidden columns at the left of each of these."""
+        return [self._pads[s] for s in sequences]
+
+    def repad(self, pads: Sequence[int]) -> None:
+        """The sequences were moved: from now on these columns are hidden."""
+        self._pads = list(pads)
+        self.padded = any(pads)
+        hidden = torch.arange(self.capacity)[None] < torch.tensor(self._pads)[:, None]
+        self._hidden = hidden[:, None, None, :] if self.padded else None
 
     def take(self, sequences: Sequence[int]) -> None:
         """Keep only these sequences."""

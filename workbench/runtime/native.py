@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workbench.kernels.decode_attention.abi import BF16, INT8, Kv, Layout
+from workbench.kernels.decode_attention.abi import BF16, INT8, Kv, Layout, Ragged
 from workbench.kernels.decoder import abi
 from workbench.runtime import native_library as library
 from workbench.runtime import native_plan
@@ -25,6 +25,7 @@ from workbench.runtime.native_trace import Ring
 
 if TYPE_CHECKING:
     from workbench.runtime.forward import Forward, MaskSet
+    from workbench.runtime.ragged import RaggedRows
 
 #: A forward of more rows than this (batch times nodes) runs module by module.
 MOST_ROWS = 512
@@ -78,6 +79,14 @@ class RowSet:
         return Rows(base, tuple(parents), self._pads,
                     functools.partial(self._masks.tree, base, parents, depths))
 
+    def ragged(self, slots: Sequence[int], bases: Sequence[int], trees: Sequence[Sequence[int]]
+               ) -> RaggedRows:
+        return self._masks.ragged(slots, bases, trees)
+
+    def repad(self, pads: Sequence[int]) -> None:
+        self._pads = list(pads)
+        self._masks.repad(pads)
+
     def take(self, sequences: Sequence[int]) -> None:
         self._pads = [self._pads[s] for s in sequences]
         self._masks.take(sequences)
@@ -101,6 +110,7 @@ class Executor:
         self._call = abi.Forward()
         self._bound: tuple[Any, int] | None = None
         self._layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
+        self._raggeds: dict[tuple[tuple[int, ...], ...], Ragged] = {}
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._scratch_for = (0, 0, 0)
         self._logits = torch.empty(0)
@@ -140,6 +150,38 @@ class Executor:
         self._run()
         cache.rewind(base + n)
         return self._logits[:batch * keep].view(batch, keep, -1)
+
+    def takes_ragged(self, rows: RaggedRows, cache: StaticCache) -> bool:
+        """As :meth:`takes`."""
+        return sum(rows.counts) <= MOST_ROWS and type(cache.parts[0]) in _KINDS
+
+    def ragged(self, ids: torch.Tensor, positions: torch.Tensor, rows: RaggedRows, cache: StaticCache,
+               keep: int) -> torch.Tensor:
+        """``ids``, ``positions`` int64 [rows of all sequences] -> float32 logits of the last ``keep`` rows
+        of each sequence, one after the other. Writes from each sequence's base on."""
+        counts = rows.counts
+        end = max(base + n for base, n in zip(rows.bases, counts, strict=True))
+        cache.require(end)
+        self._bind(cache)
+        call, layout = self._call, self._ragged_layout(rows)
+        call.rows = layout.rows
+        call.ids, call.positions = ids.data_ptr(), positions.data_ptr()
+        kept = [min(keep, n) for n in counts]
+        self._room(len(counts), rows.most, rows.most, cache.capacity)
+        call.keep = keep
+        self._run()
+        cache.rewind(max(cache.length, end))
+        return self._logits[:sum(kept)]
+
+    def _ragged_layout(self, rows: RaggedRows) -> Ragged:
+        layout = self._raggeds.get(rows.trees)
+        if layout is None:
+            if len(self._raggeds) > 256:
+                self._raggeds.clear()
+            layout = self._raggeds[rows.trees] = Ragged(rows.bases, rows.first, rows.trees, rows.slots)
+            return layout
+        layout.base[:], layout.first[:], layout.slot[:] = rows.bases, rows.first, rows.slots
+        return layout
 
     def _run(self) -> None:
         plan, layers = self._plan, self._plan.layers

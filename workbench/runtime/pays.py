@@ -1,0 +1,138 @@
+"""Whether speculation pays on this machine for this text: measured, with hysteresis and new looks.
+
+Speculating pays when a step's tokens per second beat a plain step's:
+
+    gain = (tokens per speculative step / tokens per plain step) / (its seconds / a plain step's seconds)
+
+Both kinds of step are timed while decoding. Below 1 the loop decodes plainly; above 1.05 it speculates
+again. While it is off, it looks again for a few steps now and then, so seldom that the looks cost at most
+one percent of the plain decoding between them (:meth:`Pays._pause`). Single times are clipped at three
+times their median: a step during which the machine was busy elsewhere says nothing about the method.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+
+#: Speculative steps before the first comparison, and of one look while it is off.
+FIRST, LOOK = 8, 4
+#: Plain steps of one comparison.
+PLAIN = 3
+#: Speculative steps between two renewals of the plain step's time.
+RENEW = 64
+#: Below the first it is switched off, above the second on again.
+OFF, ON = 1.0, 1.05
+#: Share of the plain decoding that looks may cost.
+BUDGET = 0.01
+_LEAST, _MOST = 32, 4096  # plain steps between two looks
+_KEPT = 32
+
+
+@dataclass
+class _Steps:
+    """Recent steps of one kind: seconds and tokens per sequence."""
+
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    tokens: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+
+    def add(self, seconds: float, tokens: float) -> None:
+        self.seconds.append(seconds)
+        self.tokens.append(tokens)
+
+    def clear(self) -> None:
+        self.seconds.clear()
+        self.tokens.clear()
+
+    def step_s(self) -> float:
+        """Mean seconds of a step, each clipped at three times the median."""
+        top = 3 * statistics.median(self.seconds)
+        return statistics.fmean(min(s, top) for s in self.seconds)
+
+    def step_tokens(self) -> float:
+        return statistics.fmean(self.tokens)
+
+
+class Pays:
+    """One run's decision, asked before and told after every step."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled, self.on = enabled, True
+        self.switches = 0
+        self.gain: float | None = None  # of the last comparison; None before one
+        self._drafted, self._plain = _Steps(), _Steps()
+        self._sequences = 0
+        self._wanted = 0  # plain steps to take now, for the comparison
+        self._since = 0  # speculative steps since the plain step's time was renewed
+        self._rest = 0  # plain steps until the next look
+        self._looking = False
+
+    def draft(self, sequences: int) -> bool:
+        """Whether the next step, of this many sequences, should be drafted for."""
+        if sequences != self._sequences:  # another batch has other costs
+            self._sequences = sequences
+            self._plain.clear()
+            self._drafted.clear()
+        if not self.enabled:
+            return True
+        if self._wanted > 0:
+            return False
+        return self.on or self._looking
+
+    def told(self, *, drafted: bool, seconds: float, tokens: int) -> str | None:
+        """After a step: its seconds, and the tokens of all sequences. A sentence when the decision
+        changed, else None."""
+        if not self.enabled:
+            return None
+        each = tokens / max(1, self._sequences)
+        if not drafted:
+            return self._told_plain(seconds, each)
+        self._drafted.add(seconds, each)
+        self._since += 1
+        enough = len(self._drafted.seconds) >= (LOOK if self._looking else FIRST)
+        if enough and (len(self._plain.seconds) < PLAIN or self._since >= RENEW):
+            self._wanted, self._since = PLAIN, 0
+            self._plain.clear()
+            return None
+        return self._decide() if enough else None
+
+    def _told_plain(self, seconds: float, each: float) -> str | None:
+        self._plain.add(seconds, each)
+        if self._wanted > 0:
+            self._wanted -= 1
+            return self._decide() if self._wanted == 0 else None
+        if self.on:
+            return None
+        self._rest -= 1
+        if self._rest <= 0:
+            self._looking = True
+            self._drafted.clear()
+        return None
+
+    def _decide(self) -> str | None:
+        plain, drafted = self._plain, self._drafted
+        if len(drafted.seconds) < (LOOK if self._looking else FIRST) or len(plain.seconds) < PLAIN:
+            return None
+        more = drafted.step_tokens() / plain.step_tokens()
+        dearer = drafted.step_s() / plain.step_s()
+        self.gain = more / dearer
+        was, self._looking = self.on, False
+        self.on = self.gain >= (OFF if was else ON)
+        if not self.on:
+            self._rest = self._pause(more, dearer)
+        if self.on == was:
+            return None
+        self.switches += 1
+        return _sentence(self.on, more, dearer)
+
+    def _pause(self, more: float, dearer: float) -> int:
+        """Plain steps until the next look: a look loses ``LOOK * (dearer - more)`` plain steps."""
+        lost = LOOK * max(0.0, dearer - more)
+        return int(min(_MOST, max(_LEAST, lost / BUDGET)))
+
+
+def _sentence(on: bool, more: float, dearer: float) -> str:
+    what = f"a drafted step gives {more:.2f} times the tokens of a plain one and takes {dearer:.2f} times as long"
+    return (f"speculation pays again: {what}" if on else
+            f"decoding plainly from here, because {what}; it is tried again now and then")
