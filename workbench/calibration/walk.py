@@ -53,7 +53,7 @@ class Consumer(Protocol):
         """A pass is over; names that share an input share their statistics."""
 
     def keep(self, layer: Layer) -> dict[str, torch.Tensor]:
-        """What is written of this layer, after its last pass."""
+        """What is written of this layer, after its last pass; names are relative to the layer."""
 
 
 def walk(settings: Settings, samples: Samples, consumer: Consumer, folder: Path, key: dict[str, Any],
@@ -204,7 +204,8 @@ class _Walk:
         path = layer_file(self.folder, layer.index)
         aside = path.with_suffix(".part")
         try:
-            save_file({k: v.contiguous() for k, v in self.consumer.keep(layer).items()}, aside)
+            save_file({f"{layer.name}.{k}": v.contiguous()
+                       for k, v in self.consumer.keep(layer).items()}, aside)
             aside.replace(path)
         except OSError as error:
             raise StoreError(f"{path} cannot be written ({error.strerror or error}); free some space, or set "

@@ -76,8 +76,10 @@ def load_model(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | N
     advice = "choose int4 weights, stream the layers (tiers=stream), or take a smaller model"
     try:
         with explained(f"loading the model on {device}", advice), torch.no_grad():
+            prepared = settings.weights.prepare(settings, emit, cancelled)
             _refuse_too_big(settings, shape, device, parked is not None, advice)
-            filler = Filler(model, settings, source, device, dtype, emit, cancelled)
+            filler = Filler(model, settings, source, device, dtype, emit, cancelled,
+                            prepared)
             filler.fill(parked)
             if parked is not None:
                 parked.seal()
@@ -173,7 +175,9 @@ class Filler:
     """Fills a skeleton in module order; every matrix of a decoder layer is packed on the way."""
 
     def __init__(self, model: Any, settings: Settings, source: Source, device: torch.device,
-                 dtype: torch.dtype, emit: Emit, cancelled: Callable[[], bool] | None) -> None:
+                 dtype: torch.dtype, emit: Emit, cancelled: Callable[[], bool] | None,
+                 prepared: Any = None) -> None:
+        self.prepared = prepared  # what ``Weights.prepare`` gave: codes of every matrix, or None
         self.model, self.technique, self.seed = model, settings.weights, settings.seed
         self.device, self.dtype = device, dtype
         self.emit, self.cancelled = emit, cancelled or (lambda: False)
@@ -209,6 +213,8 @@ class Filler:
                 self._tell(name)
         finally:
             self._tensors.close()
+            if self.prepared is not None:
+                self.prepared.close()
         self._pack_head()
         self._buffers()
 
@@ -248,12 +254,23 @@ class Filler:
     def _pack(self, name: str, module: nn.Module) -> None:
         own = module._parameters
         assert own["weight"] is not None
+        if self.prepared is not None:
+            return self._pack_prepared(name, module)
         weight = self._take(name, module, "weight", own["weight"])
         held = own.get("bias")
         bias = None if held is None else self._take(name, module, "bias", held)
         if not isinstance(module, nn.Linear):  # GPT-2's Conv1D keeps [in, out]
             weight = weight.t().contiguous()
         self._place(name, self.technique.pack(weight, bias))
+        return None
+
+    def _pack_prepared(self, name: str, module: nn.Module) -> None:
+        held, weight = module._parameters.get("bias"), module._parameters["weight"]
+        assert weight is not None
+        bias = None if held is None else self._take(name, module, "bias", held)
+        self._done += weight.numel() * weight.element_size()
+        self._check()
+        self._place(name, self.prepared.pack(name, bias, self.device))
 
     def _place(self, name: str, packed: nn.Module) -> None:
         parent, _, key = name.rpartition(".")
@@ -481,6 +498,8 @@ def _weights_effective(settings: Settings, loaded: Loaded, filler: Filler) -> Ef
     for module in loaded.packed.values():
         kernels[module.kernel] = kernels.get(module.kernel, 0) + 1
     text = "; ".join(f"{n} matrices: {k}" for k, n in kernels.items())
+    if filler.prepared is not None:
+        text += f"; {filler.prepared.describe()}"
     plain = settings.weights.name() in ("bf16", "fp32")
     left = [] if plain else filler.left
     if filler.converted:

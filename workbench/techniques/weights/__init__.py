@@ -6,6 +6,7 @@ A method turns one matrix into a module that holds its bytes and multiplies by t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +14,11 @@ from workbench.techniques.base import Technique
 
 if TYPE_CHECKING:
     import torch
+
+    from workbench.calibration.prepared import Prepared
+    from workbench.calibration.recipe import Recipe
+    from workbench.events import Event
+    from workbench.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -36,3 +42,36 @@ class Weights(Technique):
         [..., rows]`` whose buffers are all that is kept, with ``kernel: str`` (what will really run)
         and ``dequantize() -> [rows, columns]`` float32."""
         raise NotImplementedError
+
+    def prepare(self, settings: Settings, emit: Callable[[Event], None],
+                cancelled: Callable[[], bool] | None) -> Prepared | None:
+        """What must be known of the whole model before its first matrix is packed; None: nothing.
+
+        Loading then asks the result's ``pack(name, bias, device)`` instead of :meth:`pack`."""
+        return None
+
+
+@dataclass(frozen=True)
+class Calibrated(Weights):
+    """A method that looks at the layers' inputs first; alone, a matrix is rounded to nearest."""
+
+    lossless = False
+
+    def recipe(self) -> Recipe:
+        raise NotImplementedError
+
+    def storage_bytes(self, rows: int, columns: int) -> int:
+        from workbench.calibration import nearest
+
+        return nearest.stored_bytes(rows, columns, self.recipe().grid)
+
+    def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
+        from workbench.calibration import nearest
+
+        return nearest.pack(weight, bias, self.recipe().grid)
+
+    def prepare(self, settings: Settings, emit: Callable[[Event], None],
+                cancelled: Callable[[], bool] | None) -> Prepared | None:
+        from workbench.calibration import prepared
+
+        return prepared.prepare(settings, self.recipe(), emit, cancelled)

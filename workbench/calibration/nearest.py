@@ -1,0 +1,60 @@
+"""Rounding to nearest at any width and shape: what a calibrated technique does where it has no
+statistics (a matrix packed by itself), and how many bytes its matrices take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workbench.calibration.grids import Grid
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.runtime.packed import Packed
+
+#: A whole row as one group is padded to this many columns.
+ROW_STEP = 32
+
+
+def group_of(columns: int, group: int) -> int:
+    """Columns per group as stored: ``group``, or the padded row."""
+    return group or -(-columns // ROW_STEP) * ROW_STEP
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None, grid: Grid) -> Packed:
+    """``weight`` [rows, columns] rounded on ``grid``; columns are padded to whole groups."""
+    import torch
+
+    from workbench.calibration.grids import round_to_nearest
+    from workbench.runtime import packed
+    from workbench.runtime.packed_codes import Planes, nibbles_run
+
+    rows, columns = weight.shape
+    group = group_of(columns, grid.group)
+    if grid.bits == 8 and not grid.group and grid.symmetric:
+        return packed.Int8(weight, bias)
+    if grid.bits == 4 and nibbles_run(group, weight.device):
+        return packed.Int4(weight, bias, group, grid.symmetric)
+    padding = -columns % group
+    wide = weight.float()
+    if padding:  # repeated last columns leave every group's range as it is
+        wide = torch.cat((wide, wide[:, -1:].expand(rows, padding)), 1)
+    q, pairs = round_to_nearest(wide, Grid(grid.bits, group, grid.symmetric))
+    return Planes(q, pairs, grid.bits, bias, columns)
+
+
+def stored_bytes(rows: int, columns: int, grid: Grid) -> int:
+    """What :func:`pack` allocates on a CPU."""
+    import torch
+
+    from workbench.kernels.bit_planes import cost
+    from workbench.kernels.w4a16_gemm.cost import weight_bytes as nibble_bytes
+    from workbench.kernels.w8a16_gemm.cost import weight_bytes as byte_bytes
+    from workbench.runtime.packed_codes import nibbles_run
+
+    group = group_of(columns, grid.group)
+    if grid.bits == 8 and not grid.group and grid.symmetric:
+        return byte_bytes(rows, columns)
+    if grid.bits == 4 and nibbles_run(group, torch.device("cpu")):
+        return nibble_bytes(rows, columns, group)
+    return cost.weight_bytes(rows, -(-columns // group) * group, grid.bits, group)
