@@ -49,7 +49,8 @@ class Prepared:
         """q uint8 [rows, columns] and pairs bfloat16 [groups, rows, 2] of a matrix."""
         from workbench.kernels.bit_planes import planes
 
-        return planes.unpack(self._files.read(f"{name}.planes")), self._files.read(f"{name}.pairs")
+        q = planes.unpack(self._files.read(f"{name}.planes")).to(torch.uint8)
+        return q, self._files.read(f"{name}.pairs")
 
     def pack(self, name: str, bias: torch.Tensor | None, device: torch.device) -> Packed:
         """The module that multiplies by matrix ``name``."""

@@ -33,6 +33,8 @@ def module_of(q: torch.Tensor, pairs: torch.Tensor, bits: int, bias: torch.Tenso
 
 def _module_of(q: torch.Tensor, pairs: torch.Tensor, bits: int, bias: torch.Tensor | None,
                device: torch.device) -> Packed:
+    if q.dtype != torch.uint8:
+        raise TypeError(f"codes are uint8, not {q.dtype}")
     group = q.shape[1] // pairs.shape[0]
     if bits == 4 and nibbles_run(group, device):
         return Int4Codes(q, pairs, bias, device)
