@@ -44,7 +44,8 @@ class Forward(ctypes.Structure):
     """One forward: its rows, tokens, caches and where the logits go."""
 
     _fields_ = [("rows", Rows), ("ids", ADDRESS), ("positions", ADDRESS), ("kv", ctypes.POINTER(Kv)),
-                ("capacity", I32), ("keep", I32), ("logits", ADDRESS)]
+                ("capacity", I32), ("keep", I32), ("logits", ADDRESS),
+                ("states", ctypes.POINTER(ADDRESS)), ("input", ADDRESS), ("enter", I32)]
 
 
 class Record(ctypes.Structure):

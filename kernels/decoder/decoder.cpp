@@ -79,6 +79,18 @@ struct Pass {
     }
   }
 
+  void enter() {
+    const int64_t size = 4ll * m * p.hidden;
+    Traced t(WB_OP_EMBED, -1, 2 * size, 0);
+    std::memcpy(s.stream, f.input, size);
+    std::memset(s.added, 0, size);
+  }
+
+  // What whoever asked gets of the stream that enters a layer.
+  void tell(int layer) {
+    if (f.states && f.states[layer]) std::memcpy(f.states[layer], s.stream, 4ll * m * p.hidden);
+  }
+
   // Many rows are worth the pool; one is not.
   template <typename Each>
   void rows(int count, int few, Each each) {
@@ -153,6 +165,7 @@ struct Pass {
   void layer(int index) {
     const WbLayer& l = p.layer[index];
     norm(l.norm, index > 0, index, s.x);  // adds what the layer before left
+    tell(index);
     const WbMatrix* qkv[] = {&l.q, &l.k, &l.v};
     float* const to[] = {s.q, s.k, s.v};
     products(WB_OP_QKV, index, qkv, to, 3, s.x, m);
@@ -171,6 +184,7 @@ struct Pass {
 
   void finish() {
     norm(p.norm, true, -1, s.x);
+    tell(p.layers);
     int rows = 0;
     for (int b = 0; b < f.rows.batch; ++b) {  // the last rows of each sequence, moved together
       const int n = wb_row_count(f.rows, b), kept = f.keep < n ? f.keep : n;
@@ -197,7 +211,8 @@ extern "C" int64_t wb_decoder_scratch(const WbPlan* plan, int32_t batch, int32_t
 extern "C" int32_t wb_decoder_run(const WbPlan* plan, const WbForward* forward, int32_t from,
                                   int32_t to, void* scratch) {
   Pass pass(*plan, *forward, scratch);
-  if (from == 0) pass.embed();
+  if (forward->input && from == forward->enter) pass.enter();
+  else if (from == 0) pass.embed();
   for (int i = from; i < to; ++i) pass.layer(i);
   if (to == plan->layers) pass.finish();
   return pass.failed;

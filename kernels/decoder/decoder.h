@@ -45,6 +45,10 @@ struct WbForward {
   int32_t capacity;          // columns of the caches
   int32_t keep;              // logits of the last `keep` rows of each sequence, all of those with fewer
   float* logits;             // [rows kept, vocab]
+  float* const* states;      // null, or [layers + 1]: where the residual stream of all rows is copied, as
+                             // it enters layer i (the last: before the final norm), null where not asked
+  const float* input;        // null, or [rows, hidden]: the residual stream that enters layer `enter`
+  int32_t enter;             // instead of the embeddings of `ids`, which are not read
 };
 
 #pragma GCC visibility push(default)
@@ -52,6 +56,7 @@ extern "C" {
 // Bytes of scratch for forwards of up to batch * n rows over caches of `capacity` columns.
 int64_t wb_decoder_scratch(const WbPlan* plan, int32_t batch, int32_t n, int32_t capacity);
 // Layers [from, to) of one forward; from 0 embeds, to == layers also norms and multiplies by the head.
+// Where `input` is given, the forward begins with layer `enter`.
 // Between parts of one forward the scratch must not change. Keys and values of the rows are
 // written to the caches from column base[b] on. Returns 0, or 1 for a weight that has no product.
 int32_t wb_decoder_run(const WbPlan* plan, const WbForward* forward, int32_t from, int32_t to,

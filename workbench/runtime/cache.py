@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from workbench.errors import SettingsError
+
+if TYPE_CHECKING:
+    from workbench.runtime.states import States
 
 Width = tuple[int, int, int]  # key heads, key width, value width
 
@@ -50,8 +53,8 @@ class Span:
 class FullLayer(CacheLayerMixin):
     """One layer's keys and values in the compute dtype."""
 
-    #: Sequences may have different lengths.
-    ragged = True
+    #: Sequences may have different lengths; what is stored can go to other columns.
+    ragged = movable = True
     is_sliding = False
     is_compileable = False
     keys: torch.Tensor  # type: ignore[assignment]
@@ -177,6 +180,8 @@ class StaticCache(Cache):
         self.parts = list(layers)
         super().__init__(layers=list(layers))
         self.label, self.workspace_bytes = label, scratch
+        #: Hidden states of the tokens, where a drafter asked for them.
+        self.states: States | None = None
 
     @property
     def length(self) -> int:
@@ -225,6 +230,11 @@ class StaticCache(Cache):
     def ragged(self) -> bool:
         """Whether sequences may have different lengths."""
         return self.parts[0].ragged
+
+    @property
+    def movable(self) -> bool:
+        """Whether :meth:`shift` is possible."""
+        return self.parts[0].movable
 
     def open(self, slots: Sequence[int], bases: Sequence[int], rows: int) -> None:
         """The next forward appends ``rows`` rows to each of the sequences ``slots``, from column

@@ -15,8 +15,10 @@ import torch
 from workbench.errors import ModelError
 from workbench.runtime import attention
 from workbench.runtime.cache import StaticCache, full_cache
+from workbench.runtime.guard import layers_of
 from workbench.runtime.masks import Masks
 from workbench.runtime.ragged import RaggedRows
+from workbench.runtime.states import captured
 
 if TYPE_CHECKING:
     from workbench.runtime.guard import Guard
@@ -41,10 +43,13 @@ class Forward:
         folds = self.implementation == attention.NAME
         self.groups = heads // kv_heads if folds else 1
         self.vocab: int = self.config.vocab_size
+        self.layers = layers_of(model)
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 1 << 30
         #: Runs forwards of a few rows in one C call; None where ``module_reason`` says why not.
         self.executor: Executor | None = None
         self.module_reason = "not asked for"
+        #: Embeddings [k, hidden] of tokens beyond the vocabulary (trained prompt tokens), None without.
+        self.prompts: torch.Tensor | None = None
 
     def execute_natively(self) -> None:
         """From now on steps run in the native executor, where this model has a plan."""
@@ -87,13 +92,28 @@ class Forward:
         Logits of the executor are float32 and valid until its next forward."""
         from workbench.runtime.native import Rows
 
+        embedded = None if self.prompts is None else self.embed(ids)
         if isinstance(mask, Rows):
             if self.executor is not None and self.executor.takes(mask, ids.shape[0], cache):
-                return self.executor(ids, positions, mask, cache, keep)
+                return self.executor(ids, positions, mask, cache, keep,
+                                     None if embedded is None else embedded.float().contiguous())
             mask = mask.additive()
-        out = self.model(input_ids=ids, position_ids=positions, attention_mask=mask,
-                         past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        given = {"input_ids": ids} if embedded is None else {"inputs_embeds": embedded}
+        with captured(self.layers, cache.states) as told:
+            out = self.model(**given, position_ids=positions, attention_mask=mask,
+                             past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        if cache.states is not None:
+            cache.states.append(told)
         return out.logits
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """int64 [...] -> [..., hidden]; ids beyond the vocabulary are ``prompts``."""
+        table = self.model.get_input_embeddings()
+        beyond = ids >= table.num_embeddings
+        out = table(ids.masked_fill(beyond, 0))
+        if self.prompts is not None and bool(beyond.any()):
+            out[beyond] = self.prompts[ids[beyond] - table.num_embeddings].to(out.dtype)
+        return out
 
     def warm(self) -> None:
         """One forward over one token by each way that will be used, its result thrown away."""

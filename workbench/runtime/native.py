@@ -108,6 +108,7 @@ class Executor:
         self._builder = native_plan.Builder(forward)
         self._plan = self._builder.plan
         self._call = abi.Forward()
+        self._taps = (abi.ADDRESS * (self._plan.layers + 1))()
         self._bound: tuple[Any, int] | None = None
         self._layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
         self._raggeds: dict[tuple[tuple[int, ...], ...], Ragged] = {}
@@ -134,8 +135,9 @@ class Executor:
         return count <= MOST_ROWS and type(cache.parts[0]) in _KINDS
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, rows: Rows, cache: StaticCache,
-                 keep: int) -> torch.Tensor:
-        """``ids``, ``positions`` int64 [B, n] -> float32 logits [B, keep, V]; appends n tokens."""
+                 keep: int, embedded: torch.Tensor | None = None) -> torch.Tensor:
+        """``ids``, ``positions`` int64 [B, n] -> float32 logits [B, keep, V]; appends n tokens.
+        ``embedded`` float32 [B, n, hidden]: read instead of the ids' embeddings."""
         batch, n = ids.shape
         base = cache.length
         cache.require(base + n)
@@ -147,16 +149,48 @@ class Executor:
         call.ids, call.positions = ids.data_ptr(), positions.data_ptr()
         self._room(batch, n, keep, cache.capacity)
         call.keep = keep
+        told = self._ask(cache, batch * n)
+        call.input, call.enter = None if embedded is None else embedded.data_ptr(), 0
         self._run()
+        if cache.states is not None:
+            cache.states.append({tap: rows.view(batch, n, -1) for tap, rows in told.items()})
         cache.rewind(base + n)
         return self._logits[:batch * keep].view(batch, keep, -1)
+
+    def enter(self, states: torch.Tensor, layer: int, positions: torch.Tensor, rows: Rows,
+              cache: StaticCache) -> torch.Tensor:
+        """The layers from ``layer`` on over rows whose residual streams are given: ``states`` float32
+        [n, hidden], ``positions`` int64 [n] -> logits [n, V]. The cache's length stays, what these rows
+        wrote behind it is overwritten by the next forward; ``layer`` 0 takes embeddings."""
+        call, n = self._call, len(positions)
+        cache.require(cache.length + n)
+        self._bind(cache)
+        layout = self._layout(1, rows, cache.length)
+        call.rows, call.positions = layout.rows, positions.data_ptr()
+        self._room(1, n, n, cache.capacity)
+        call.keep, call.states = n, None
+        call.input, call.enter = states.data_ptr(), layer
+        self._run(layer)
+        call.input = None
+        return self._logits[:n]
+
+    def _ask(self, cache: StaticCache, rows: int) -> dict[int, torch.Tensor]:
+        """Where the next forward tells the hidden states that ``cache`` keeps: {tap: [rows, hidden]}."""
+        if cache.states is None:
+            self._call.states = None
+            return {}
+        told = {tap: torch.empty(rows, self._plan.hidden) for tap in cache.states.taps}
+        for layer in range(self._plan.layers + 1):
+            self._taps[layer] = told[layer].data_ptr() if layer in told else None
+        self._call.states = self._taps
+        return told
 
     def takes_ragged(self, rows: RaggedRows, cache: StaticCache) -> bool:
         """As :meth:`takes`."""
         return sum(rows.counts) <= MOST_ROWS and type(cache.parts[0]) in _KINDS
 
     def ragged(self, ids: torch.Tensor, positions: torch.Tensor, rows: RaggedRows, cache: StaticCache,
-               keep: int) -> torch.Tensor:
+               keep: int, embedded: torch.Tensor | None = None) -> torch.Tensor:
         """``ids``, ``positions`` int64 [rows of all sequences] -> float32 logits of the last ``keep`` rows
         of each sequence, one after the other. Writes from each sequence's base on."""
         counts = rows.counts
@@ -169,7 +203,11 @@ class Executor:
         kept = [min(keep, n) for n in counts]
         self._room(len(counts), rows.most, rows.most, cache.capacity)
         call.keep = keep
+        told = self._ask(cache, sum(counts))
+        call.input, call.enter = None if embedded is None else embedded.data_ptr(), 0
         self._run()
+        if cache.states is not None:
+            cache.states.scatter(told, rows)
         cache.rewind(max(cache.length, end))
         return self._logits[:sum(kept)]
 
@@ -183,14 +221,14 @@ class Executor:
         layout.base[:], layout.first[:], layout.slot[:] = rows.bases, rows.first, rows.slots
         return layout
 
-    def _run(self) -> None:
+    def _run(self, first: int = 0) -> None:
         plan, layers = self._plan, self._plan.layers
         scratch = self._scratch.data_ptr()
         self.library.wb_set_threads(torch.get_num_threads())
         if self.check is None:
-            self.library.wb_decoder_run(plan, self._call, 0, layers, scratch)
+            self.library.wb_decoder_run(plan, self._call, first, layers, scratch)
             return
-        for layer in range(layers):
+        for layer in range(first, layers):
             self.check()
             self.library.wb_decoder_run(plan, self._call, layer, layer + 1, scratch)
 

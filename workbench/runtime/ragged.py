@@ -49,7 +49,9 @@ def run(forward: Forward | LeanForward, rows: RaggedRows, ids: Sequence[Sequence
     counts = rows.counts
     if executor is not None and executor.takes_ragged(rows, cache):
         flat = torch.tensor([[t for s in ids for t in s], [p for s in places for p in s]])
-        logits = executor.ragged(flat[0], flat[1], rows, cache, 1 if last else rows.most)
+        embedded = None if getattr(forward, "prompts", None) is None else (
+            forward.embed(flat[0]).float())  # type: ignore[union-attr]
+        logits = executor.ragged(flat[0], flat[1], rows, cache, 1 if last else rows.most, embedded)
         return list(logits.split([1] * len(counts) if last else counts))
     logits = _padded(forward, rows, ids, places, cache, last)
     if last and len(set(counts)) == 1:
