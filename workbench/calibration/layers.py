@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 class Layer:
     """A decoder layer in memory. ``name``: its path in the model; ``linears``: path inside it -> module.
 
-    GPT-2's transposed matrices appear as ordinary linear layers."""
+    GPT-2's transposed matrices appear as ordinary linear layers. ``changed``: parameters beside the
+    matrices that no longer are what the checkpoint has."""
 
     index: int
     name: str
     module: nn.Module
     linears: dict[str, nn.Linear]
+    changed: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -39,6 +41,16 @@ class Call:
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class Change(Protocol):
+    """Something done to everything that is read (a rotation)."""
+
+    def layer(self, layer: Layer) -> None:
+        """In place, after a layer is filled."""
+
+    def outside(self, opened: Opened) -> None:
+        """In place, after what comes before the first layer is filled."""
 
 
 class Opened:
@@ -60,6 +72,7 @@ class Opened:
         self._meta: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         self._given: dict[int, nn.Parameter] = {}
+        self.change: Change | None = None
 
     @property
     def width(self) -> int:
@@ -87,7 +100,11 @@ class Opened:
             if not torch.isfinite(param).all():
                 raise ModelError(f"{name}.{path} holds NaN or infinite values; the checkpoint is damaged, "
                                  "so copy or download it again")
-        return Layer(index, name, module, linears)
+        layer = Layer(index, name, module, linears)
+        if self.change is not None:
+            with torch.no_grad():
+                self.change.layer(layer)
+        return layer
 
     def fill(self, module: nn.Module) -> None:
         """Give every parameter of ``module`` its values, in the compute dtype."""

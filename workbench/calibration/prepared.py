@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workbench.calibration import text, walk
+from workbench.calibration import rotation, text, walk
+from workbench.calibration.layers import Opened
 from workbench.calibration.quantizer import Quantizer, fitting
 from workbench.calibration.recipe import Recipe
+from workbench.calibration.rotation import Rotation, write_outside
 from workbench.errors import Cancelled, ModelError
 from workbench.events import Event, Progress
 from workbench.machine import home
@@ -26,6 +28,7 @@ from workbench.runtime.packed import Packed
 from workbench.runtime.packed_codes import module_of
 from workbench.runtime.sources import Source, resolve
 from workbench.runtime.tokens import tokenizer_for
+from workbench.shape import from_config
 
 if TYPE_CHECKING:
     from workbench.settings import Settings
@@ -39,7 +42,7 @@ class Prepared:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder, self.recipe = folder, recipe
-        self._files = Checkpoint(sorted(folder.glob("layer-*.safetensors")))
+        self._files = Checkpoint(sorted(folder.glob("*.safetensors")))
         self._about: dict[str, Any] = json.loads((folder / "key.json").read_text("utf-8"))
 
     def holds(self, name: str) -> bool:
@@ -59,10 +62,21 @@ class Prepared:
         q, pairs = self.codes(name)
         return module_of(q, pairs, self.recipe.bits, bias, device)
 
+    def parameters(self) -> list[str]:
+        """Names of parameters that the recipe changed beside the rounded matrices (norms, biases)."""
+        return [n for n in self._files.entries if n.rpartition(".")[2] not in ("planes", "pairs", "report")]
+
+    def parameter(self, name: str) -> torch.Tensor | None:
+        """The changed values of a parameter, or None where it stays as the checkpoint has it."""
+        return self._files.read(name) if name in self._files.entries else None
+
+    def matrices(self) -> list[str]:
+        return [n.removesuffix(".planes") for n in self._files.entries if n.endswith(".planes")]
+
     def report(self) -> dict[str, torch.Tensor]:
         """Matrix -> what :data:`workbench.calibration.quantizer.REPORT` names, float64."""
         return {k.removesuffix(".report"): self._files.read(k) for k in self._files.entries
-                if k.endswith(".report")}
+                if k.endswith(".report") and not k.endswith(".scales.report")}
 
     def describe(self) -> str:
         return (f"{self.recipe.title()}, calibrated on {self.recipe.samples} x {self.recipe.length} tokens "
@@ -99,14 +113,19 @@ def make(settings: Settings, recipe: Recipe, source: Source, folder: Path, about
     emit(Progress(what="calibrate", done=0, detail="text"))
     length = min(recipe.length, int(source.config.get("max_position_embeddings") or recipe.length))
     samples = text.draw(tokenizer, recipe.text, recipe.samples, length, recipe.seed, vocab)
-    walk.walk(settings, samples, Quantizer(recipe), folder, {**about, "tokens": samples.digest()}, emit,
-              cancelled, dtype_for(settings))
+    shape = from_config(source.config)
+
+    def change(opened: Opened) -> None:
+        if recipe.rotation:
+            opened.change = turn = Rotation(shape.hidden, shape.head_dim, recipe.seed)
+            write_outside(opened, turn, folder / "outside.safetensors")
+
+    walk.walk(settings, samples, Quantizer(recipe, shape.head_dim), folder,
+              {**about, "tokens": samples.digest()}, emit, cancelled, dtype_for(settings), change)
 
 
 def dtype_for(settings: Settings) -> torch.dtype:
     """Of the layers while they are calibrated."""
-    from workbench.shape import from_config
-
     shape = from_config(resolve(settings.model).config)
     return torch.bfloat16 if shape.parameters > WIDE_PARAMETERS else torch.float32
 
@@ -116,6 +135,8 @@ def refuse(settings: Settings, recipe: Recipe, source: Source) -> None:
     from workbench.runtime.guard import layers_of
 
     model = skeleton(source, torch.float32, settings.model.trust_remote_code)
+    if recipe.rotation or recipe.scaling:
+        rotation.refuse(model.config)
     names = {id(m): n for n, m in model.named_modules()}
     for layer in layers_of(model):
         for module in layer.modules():

@@ -9,6 +9,7 @@ import torch
 from workbench.calibration.gptq import Rounded, proxy_error, solve
 from workbench.calibration.grids import Grid, dequantize, round_to_nearest
 from workbench.calibration.recipe import Recipe
+from workbench.calibration.scaling import scale_layer
 from workbench.calibration.walk import Pass
 from workbench.errors import ModelError, SettingsError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from workbench.calibration.layers import Layer
     from workbench.calibration.statistics import Statistics
 
+SCALES = "scales"
 #: What ``NAME.report`` holds, float64: squared output error per token of these codes and of plain
 #: rounding on the same grid, the output's own square (all under the calibration inputs), the damping
 #: that was needed, inputs that are always zero, calibration tokens.
@@ -23,18 +25,25 @@ REPORT = ("error", "nearest", "signal", "damp", "dead", "tokens")
 
 
 class Quantizer:
-    """Passes: one per group of matrices that share an input (``sequential``), or one for all."""
+    """Passes: one for the scales if the recipe has any; then one per group of matrices that share an
+    input (``sequential``), or one for all. ``head``: width of one head's values."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, head: int = 0) -> None:
+        self.recipe, self.head = recipe, head
         self._found: dict[str, torch.Tensor] = {}
 
     def passes(self, groups: list[list[str]]) -> list[Pass]:
+        everything = tuple(n for names in groups for n in names)
+        first = [Pass(SCALES, everything)] if self.recipe.scaling else []
         if self.recipe.sequential:
-            return [Pass(", ".join(names), tuple(names)) for names in groups]
-        return [Pass("all matrices", tuple(n for names in groups for n in names))]
+            return first + [Pass(", ".join(names), tuple(names)) for names in groups]
+        return [*first, Pass("all matrices", everything)]
 
     def observed(self, layer: Layer, done: Pass, statistics: dict[str, Statistics]) -> None:
+        if done.label == SCALES:
+            chosen = scale_layer(layer, statistics, self.recipe.grid, self.head)
+            self._found["scales.report"] = torch.tensor(list(chosen.values()), dtype=torch.float64)
+            return
         for name in done.names:
             known = statistics[name]
             assert known.gram is not None
@@ -46,6 +55,8 @@ class Quantizer:
         if missing:
             raise ModelError(f"{layer.name}.{missing[0]} was never reached by the calibration text, so it "
                              "cannot be calibrated; choose int4 or int8 weights")
+        for path in layer.changed:
+            kept[path] = layer.module.get_parameter(path).detach().clone()
         return kept
 
     def _round(self, layer: Layer, name: str, gram: torch.Tensor, tokens: int) -> None:

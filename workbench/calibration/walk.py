@@ -68,9 +68,9 @@ def walk(settings: Settings, samples: Samples, consumer: Consumer, folder: Path,
     _claim(folder, key)
     opened = Opened(settings, dtype)
     try:
-        if prepare is not None:
-            prepare(opened)
         with torch.no_grad():
+            if prepare is not None:
+                prepare(opened)
             _Walk(opened, samples, consumer, folder, emit, cancelled or (lambda: False)).run()
     finally:
         opened.close()
@@ -129,6 +129,8 @@ class _Walk:
         start = max((i for i in range(done + 1) if i and self.states.there(i)), default=0)
         for module in self.opened.outside():
             self.opened.fill(module)
+        if self.opened.change is not None:
+            self.opened.change.outside(self.opened)
         shapes = {len(b) for b in self._batches()}
         for rows in shapes:
             self.calls[rows] = self.opened.calls(self.samples.ids[:rows])

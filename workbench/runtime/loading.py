@@ -185,8 +185,19 @@ class Filler:
         self.left: list[str] = []  # expert stacks, which no technique packs
         self._shared: dict[int, nn.Parameter] = {}  # id of meta parameter -> filled (tied weights)
         self._tensors = tensors_of(model, settings, source)
+        self._untie()
         self._total = sum(p.numel() * p.element_size() for p in model.parameters())
         self._done = 0
+
+    def _untie(self) -> None:
+        """A prepared head that is not the embedding any more gets a parameter of its own."""
+        head = self.model.get_output_embeddings()
+        name = next((n for n, m in self.model.named_modules() if m is head), "")
+        if self.prepared is None or f"{name}.weight" not in self.prepared.parameters():
+            return
+        if head.weight is self.model.get_input_embeddings().weight:
+            head.weight = nn.Parameter(torch.empty_like(head.weight), requires_grad=False)
+            self.model.config.tie_word_embeddings = False
 
     @property
     def converted(self) -> bool:
@@ -287,7 +298,9 @@ class Filler:
 
     def _take(self, name: str, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
         self._check()
-        value = self._tensors.get(name, module, key, param)
+        value = None if self.prepared is None else self.prepared.parameter(f"{name}.{key}")
+        if value is None:
+            value = self._tensors.get(name, module, key, param)
         self._done += param.numel() * param.element_size()
         floating = value.is_floating_point()
         moved = value.to(self.device, self.dtype if floating else value.dtype)

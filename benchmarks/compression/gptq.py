@@ -1,0 +1,155 @@
+"""How much of rounding's perplexity gap calibration closes, on the bundled model.
+
+Regime: quality only. Every scheme's exact code values are put into the float32 model and scored on the
+same held-out tokens (the bundled evaluation documents and the held-out standard-library modules, windows
+of 512), so differences are paired. gap: mean negative log-likelihood minus that of the untouched model,
+nats per token; closed: 1 - gap / gap of rounding to nearest on the same grid. Errors: batch means over
+blocks of 32 tokens; for ``closed`` a bootstrap over the same blocks. Calibration text is never
+evaluation text.
+
+    python benchmarks/compression/gptq.py                    # prints a table
+    python benchmarks/compression/gptq.py --save             # and writes results/gptq.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workbench import zoo
+from workbench.calibration.grids import dequantize
+from workbench.calibration.prepared import Prepared, prepare
+from workbench.calibration.recipe import Recipe
+from workbench.quality.statistics import mean_and_error
+from workbench.settings import Settings
+
+WINDOW, BLOCK, DRAWS = 512, 32, 2000
+METHODS: dict[str, dict[str, Any]] = {
+    "nearest": {"rounding": "nearest"},
+    "gptq": {"act_order": False},
+    "gptq act-order": {},
+    "gptq act-order, clip": {"clip": True},
+}
+
+
+def windows(name: str) -> list[torch.Tensor]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(zoo.path(name))
+    found = []
+    for document in zoo.evaluation_text(stdlib=True):
+        ids = torch.tensor(tokenizer(document.text)["input_ids"])
+        found += [w for w in ids.split(WINDOW) if len(w) > BLOCK]
+    return found
+
+
+def score(model: Any, texts: list[torch.Tensor]) -> np.ndarray:
+    """Negative log-likelihood of every token but each window's first, nats."""
+    parts = []
+    with torch.inference_mode():
+        for ids in texts:
+            logits = model(ids[None]).logits[0, :-1].float()
+            parts.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
+    return torch.cat(parts).double().numpy()
+
+
+def install(model: Any, prepared: Prepared) -> None:
+    """The prepared model's exact values into a float32 model (an untied copy of the head if it has one)."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for name in prepared.matrices():
+            q, pairs = prepared.codes(name)
+            state[f"{name}.weight"].copy_(dequantize(q, pairs, prepared.recipe.bits))
+        for name in prepared.parameters():
+            value = prepared.parameter(name)
+            assert value is not None
+            if name == "lm_head.weight":
+                model.lm_head.weight = torch.nn.Parameter(value.float())
+            else:
+                state[name].copy_(value)
+
+
+def fresh(name: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(zoo.path(name), dtype=torch.float32).eval()
+
+
+def closed(gap: np.ndarray, base: np.ndarray) -> tuple[float, float]:
+    """Share of ``base``'s mean that ``gap``'s mean lacks, and its bootstrap error over blocks."""
+    n = len(gap) // BLOCK * BLOCK
+    a, b = (x[:n].reshape(-1, BLOCK).mean(1) for x in (gap, base))
+    at = np.random.default_rng(0).integers(0, len(a), (DRAWS, len(a)))
+    drawn = 1 - a[at].mean(1) / b[at].mean(1)
+    return float(1 - gap.mean() / base.mean()), float(drawn.std())
+
+
+def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int) -> list[dict[str, Any]]:
+    settings = Settings().with_({"model.source": name})
+    texts = windows(name)
+    base = score(fresh(name), texts)
+    found = [row("float32", base, base, base, None, 32.0, 0.0)]
+    for b in bits:
+        for group in groups:
+            nearest = None
+            for label, changes in METHODS.items():
+                recipe = Recipe(bits=b, group=group, samples=samples, length=length, **changes)
+                began = time.perf_counter()
+                prepared = prepare(settings, recipe, lambda e: None)
+                seconds = time.perf_counter() - began
+                model = fresh(name)
+                install(model, prepared)
+                nll = score(model, texts)
+                nearest = nll - base if nearest is None else nearest
+                found.append(row(label, nll, base, nearest, recipe, b + 32 / group, seconds))
+                show(found[-1])
+    return found
+
+
+def row(label: str, nll: np.ndarray, base: np.ndarray, nearest: np.ndarray, recipe: Recipe | None,
+        width: float, seconds: float) -> dict[str, Any]:
+    gap, gap_se = mean_and_error(nll - base)
+    share, share_se = closed(nll - base, nearest) if recipe is not None else (0.0, 0.0)
+    return {"method": label, "bits": recipe.bits if recipe else 32, "group": recipe.group if recipe else 0,
+            "bits_per_weight": width, "perplexity": float(np.exp(nll.mean())), "tokens": len(nll),
+            "gap_nats": gap, "gap_se": gap_se, "closed": share, "closed_se": share_se,
+            "calibration_s": round(seconds, 1)}
+
+
+def show(r: dict[str, Any]) -> None:
+    print(f"{r['bits']} bits group {r['group']:4d}  {r['method']:28s} ppl {r['perplexity']:8.3f}  "
+          f"gap {r['gap_nats']:.4f} +- {r['gap_se']:.4f}  closed {r['closed']:6.1%} +- {r['closed_se']:.1%}"
+          f"  ({r['calibration_s']} s)", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default=zoo.DEFAULT)
+    parser.add_argument("--bits", default="4,3,2")
+    parser.add_argument("--groups", default="64,128")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--save", action="store_true")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    found = rows(args.model, [int(b) for b in args.bits.split(",")],
+                 [int(g) for g in args.groups.split(",")], args.samples, args.length)
+    if args.save:
+        about = {"model": args.model, "samples": args.samples, "length": args.length,
+                 "python": platform.python_version(), "torch": torch.__version__,
+                 "threads": torch.get_num_threads(), "note": "calibration_s on a machine with other work; "
+                 "0 where the cache had it"}
+        path = Path(__file__).parent / "results" / "gptq.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"about": about, "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
