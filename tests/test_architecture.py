@@ -14,22 +14,22 @@ ROOT = Path(__file__).parent.parent
 TOP = ("kernels", "widgets", "apps")
 
 PURE = {"errors", "units", "events", "shape", "machine"}
-VIEW = {"panels", "profiling", "gallery", "session", "dispatch", "evaluation", "store", "analysis",
+VIEW = {"panels", "traces", "profiling", "gallery", "session", "dispatch", "evaluation", "store", "analysis",
         "charts", "export", "settings",
         "forecast", "techniques", "zoo", "lab", "energy"} | PURE
 #: part -> the parts that it may import, itself always included.
 MAY = {
     "kernels": set(),
     "errors": set(), "units": set(), "events": {"errors", "units"},
-    "gguf": {"errors", "units"},
+    "gguf": {"errors", "units"}, "formats": {"errors"},
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
     "techniques": {"errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
-                   "calibration"},
+                   "calibration", "formats"},
     "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "zoo"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
     "zoo": {"errors"},
     "forecast": PURE | {"settings", "techniques", "energy"},
-    "runtime": PURE | {"diffusion", "gguf", "kernels", "settings", "techniques", "zoo"},
+    "runtime": PURE | {"diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "zoo"},
     "telemetry": PURE | {"settings", "runtime"},
     "engine.client": {"errors", "events", "settings", "units", "machine"},
@@ -51,7 +51,8 @@ MAY = {
     "lab": {"errors", "machine"},
     "energy": PURE | {"analysis", "telemetry"},
     "diffusion": {"errors", "techniques", "zoo"},
-    "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store", "energy"},
+    "traces": {"errors", "analysis", "charts", "store"},
+    "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
     "cli": VIEW | {"engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
@@ -61,7 +62,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
-    "calibration": {"torch"},
+    "calibration": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
     "quality": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
     "charts": set(), "zoo.recipes": {"torch", "transformers"},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workbench.store import recorded as recorded
     from workbench.store import replay as replay
     from workbench.store import runs as runs
+    from workbench.traces import trace as trace
 
 __version__ = "0.1.0"
 
@@ -33,10 +34,11 @@ if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():
 
 _LAZY = {"open": "workbench.session", "Session": "workbench.session",
          "Settings": "workbench.settings", "runs": "workbench.store", "replay": "workbench.store",
-         "Run": "workbench.store", "profile": "workbench.profiling", "recorded": "workbench.store"}
+         "Run": "workbench.store", "profile": "workbench.profiling", "recorded": "workbench.store",
+         "trace": "workbench.traces"}
 
 __all__ = ["Run", "Session", "Settings", "__version__", "open", "profile", "recorded", "replay",
-           "runs"]
+           "runs", "trace"]
 
 
 def __getattr__(name: str) -> Any:

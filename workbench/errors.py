@@ -8,6 +8,7 @@
     │   ├── OutOfMemory       a device or the host ran out of memory; the model was unloaded
     │   └── WireError         another protocol version, a refused key, a malformed message
     ├── StoreError            a run folder that cannot be written or read (disk full, damaged)
+    ├── TraceError            a trace file that cannot be read
     ├── MissingDependency     an optional package or program that this action needs
     └── Cancelled             the user asked for it; finished work is kept
 """
@@ -47,6 +48,10 @@ class StoreError(WorkbenchError):
     """A run bundle cannot be written or read."""
 
 
+class TraceError(WorkbenchError):
+    """What was given is no trace that can be read."""
+
+
 class MissingDependency(WorkbenchError, ImportError):
     """An optional package or program is not installed."""
 
@@ -60,7 +65,8 @@ BY_NAME: dict[str, type[WorkbenchError]] = {
     c.__name__: c
     for c in (
         WorkbenchError, SettingsError, ModelError, EngineError, EngineDied, OutOfMemory, WireError,
-        StoreError, MissingDependency, Cancelled,
+        StoreError, TraceError, MissingDependency,
+        Cancelled,
     )
 }
 

@@ -58,7 +58,7 @@ def test_the_public_surface_is_exactly_this() -> None:
     import workbench
 
     assert workbench.__all__ == ["Run", "Session", "Settings", "__version__", "open", "profile",
-                                 "recorded", "replay", "runs"]
+                                 "recorded", "replay", "runs", "trace"]
     for name in workbench.__all__:
         assert getattr(workbench, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):

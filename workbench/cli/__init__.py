@@ -20,6 +20,7 @@ COMMANDS = {
     "run": ("run", "generate text and measure it"),
     "bench": ("bench", "prefill and decode speed, repeated and interleaved"),
     "compare": ("compare", "recorded runs side by side"),
+    "trace": ("trace", "any trace file: launches, idle time by cause, critical path, fusing"),
     "explain": ("explain", "a question about a run answered: why slower, how far from the floor"),
     "profile": ("profile", "any torch module: kernels by module, floors, memory; a gallery of stand-ins"),
     "fingerprint": ("fingerprint", "which configuration produced these logits; did mine change?"),
