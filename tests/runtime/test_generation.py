@@ -259,12 +259,6 @@ def test_auto_draft_is_for_the_bundled_model_only(settings: Any) -> None:
         settings.with_({"decoding": "draft_model"})
 
 
-def test_speculation_for_a_batch_is_refused(settings: Any) -> None:
-    for decoding in ("prompt_lookup", "draft_model"):
-        with pytest.raises(SettingsError, match="one sequence at a time"):
-            settings.with_({"decoding": decoding, "limits.batch": 2})
-
-
 def test_draft_with_fewer_positions_than_the_target(generate: Any, write_config: Any) -> None:
     """Past its own positions the draft proposes nothing, and the text does not change."""
     short = write_config(num_hidden_layers=1, max_position_embeddings=32)

@@ -272,10 +272,10 @@ def test_steps_use_the_executor_and_nothing_else(opened: Any, monkeypatch: pytes
     called: list[str] = []
     real = Loop.run_rows
 
-    def watched(self: Any, proposal: Any) -> Any:
+    def watched(self: Any, *args: Any) -> Any:
         handle = model.loaded.model.register_forward_pre_hook(lambda *_: called.append("module"))
         try:
-            return real(self, proposal)
+            return real(self, *args)
         finally:
             handle.remove()
 

@@ -46,7 +46,7 @@ class KiviLayer(FullLayer):
     """One layer. ``keys`` and ``values`` hold what is in full: tokens from ``packed_keys`` and
     ``packed_values`` on."""
 
-    ragged = False
+    ragged = movable = False
 
     def __init__(self, form: Form, scratch: Scratch, *args: Any) -> None:
         self.form, self.scratch = form, scratch

@@ -18,6 +18,8 @@ from workbench.runtime.cache import FullLayer, StaticCache
 class SplitLayer(FullLayer):
     """One layer of every sequence's own cache; ``each[b]`` has a batch of one."""
 
+    movable = False
+
     def __init__(self, each: Sequence[FullLayer]) -> None:
         self.each = list(each)
         one = self.each[0]

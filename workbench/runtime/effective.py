@@ -32,8 +32,10 @@ class Facts:
     verifications: int = 0
     drafted: int = 0
     accepted: int = 0
-    emitted: int = 0
     forwards: int = 0
+    mean_accepted: float = 1.0
+    schedule: str = ""  # how a batch's different lengths were dealt with; empty for one sequence
+    fallback: str = ""  # what the fallback did
     watched: bool = False
     finished: bool = False
 
@@ -96,7 +98,7 @@ def _decoding(knob: str, value: Any, settings: Settings, facts: Facts) -> tuple[
         return str(value), ("nothing was drafted, so every token was decoded plainly"
                             if facts.finished else "")
     return (f"{value}: {facts.accepted} of {facts.drafted} drafted tokens accepted, mean accepted "
-            f"length {facts.emitted / max(1, facts.forwards - 1):.2f} tokens per target forward"), ""
+            f"length {facts.mean_accepted:.2f} tokens per target forward"), ""
 
 
 def _sampling(knob: str, value: Any, settings: Settings, facts: Facts) -> tuple[str, str]:

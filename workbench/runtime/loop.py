@@ -1,8 +1,8 @@
-"""The generation loop: schedule, run, postprocess.
+"""The generation loop: prefill, then one token of every sequence per step.
 
 State between steps: the cache holds every token but the last of each sequence; the last one is the
-root of the next forward. A plain step is the empty tree, so it needs no case of its own. Several
-sequences go side by side, padded at the left to one length; a tree is verified for one sequence.
+root of the next forward. Several sequences go side by side, padded at the left to one length.
+``speculation.py`` adds drafts to the steps.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workbench.events import Draft, Event, Phase, Token
+from workbench.events import Event, Phase, Token
 from workbench.runtime import guard as guarding
 from workbench.runtime.spans import span
-from workbench.runtime.verify import depths, walk
-from workbench.techniques.decoding import Drafter, Proposal
 
 if TYPE_CHECKING:
     from workbench.runtime.cache import StaticCache
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from workbench.runtime.guard import Guard
     from workbench.runtime.sampling import Sampler
 
-_EMPTY = Proposal()
-#: Separates drafted tokens' texts in the ribbon.
-_MARK = "␟"
 
 
 @dataclass
@@ -64,13 +59,13 @@ class Loop:
 
     def __init__(
         self, forward: Forward, cache: StaticCache, sampler: Sampler, sequences: list[Sequence], *,
-        drafter: Drafter | None, stops: set[int], max_new_tokens: int, chunk: int,
+        stops: set[int], max_new_tokens: int, chunk: int,
         emit: Callable[[Event], None], clock: Callable[[], float], guard: Guard,
         piece: Callable[[int], str], monitor: Any = None,
         idle: Callable[[str], None] = lambda when: None,
     ) -> None:
         self.forward, self.cache, self.sampler, self.sequences = forward, cache, sampler, sequences
-        self.drafter, self.stops, self.max_new, self.chunk = drafter, stops, max_new_tokens, chunk
+        self.stops, self.max_new, self.chunk = stops, max_new_tokens, chunk
         self.emit, self.clock, self.guard, self.piece = emit, clock, guard, piece
         self.monitor, self.idle = monitor or NoMonitor(), idle
         self.active = list(sequences)
@@ -90,16 +85,21 @@ class Loop:
         while self.active:
             self.guard.check()
             self.step += 1
-            proposal = self.schedule()
-            logits, started = self.run_rows(proposal)
-            self.postprocess(proposal, logits, started)
+            self.advance()
             self.idle("decode")
+
+    def advance(self) -> None:
+        """One step: one forward over every sequence's last token."""
+        ids, places = self._last_tokens()
+        mask = self.masks.tree(self.cache.length, (), ())
+        logits, started = self.run_rows(
+            "decode", len(self.active), lambda: self.forward(ids, places, mask, self.cache, 1))
+        self.plain_tokens(logits[:, -1], started)
+        self._retire()
 
     def mean_accepted(self) -> float:
         """Tokens per sequence and target forward after the prefill: 1.0 for plain decoding."""
-        if self.drafter is None or self.forwards < 2:
-            return 1.0
-        return self.emitted / (self.forwards - 1)
+        return 1.0
 
     # -- prefill ----------------------------------------------------------------------------
 
@@ -129,79 +129,27 @@ class Loop:
 
     # -- one step ---------------------------------------------------------------------------
 
-    def schedule(self) -> Proposal:
-        """What to verify besides each sequence's last token."""
-        self._kept = 0
-        if self.drafter is None:
-            return _EMPTY
-        sequence = self.active[0]
-        budget = self.max_new - sequence.new - 1
-        if budget < 1:
-            return _EMPTY
-        started = self.clock()
-        with span("telemetry"):
-            self.monitor.before("draft", self.step, budget)
-        with span("draft", model=True):
-            proposal = self.drafter.propose(sequence.ids, budget)
-        with span("telemetry"):
-            self.monitor.after("draft", self.step, len(proposal.tokens))
-        self._phase("draft", started, len(proposal.tokens), 0)
-        return proposal
-
-    def run_rows(self, proposal: Proposal) -> tuple[torch.Tensor, float]:
-        """One forward over every sequence's root and the proposal's nodes -> logits [B, n, V]."""
-        base = self.cache.length
-        phase = "verify" if proposal.tokens else "decode"
-        n = 1 + len(proposal.tokens)
-        deep = depths(proposal.parents)
-        mask = self.masks.tree(base, proposal.parents, deep)
-        ids, places = self._rows(proposal, deep, base)
+    def run_rows(self, phase: str, rows: int, call: Callable[[], Any]) -> tuple[Any, float]:
+        """One forward of ``rows`` rows in all, watched and cancellable -> (what it gives, its start)."""
         started = self.clock()
         slow = self._last_s > guarding.SLOW_S
         with self.forward.guarded(self.guard) if slow else contextlib.nullcontext():
             with span("telemetry"):
-                self.monitor.before(phase, self.step, n * len(self.active))
+                self.monitor.before(phase, self.step, rows)
             with span("forward", model=True):
-                logits = self.forward(ids, places, mask, self.cache, n)
+                found = call()
             with span("telemetry"):
-                self.monitor.after(phase, self.step, n * len(self.active))
+                self.monitor.after(phase, self.step, rows)
         self.forwards += 1
-        return logits, started
+        return found, started
 
-    def postprocess(self, proposal: Proposal, logits: torch.Tensor, started: float) -> None:
-        """Keep what the target confirms, forget the rest, tell everybody."""
-        if not proposal.tokens:
-            chosen = self._choose(logits[:, -1])
-            self._last_s = self._phase("decode", started, len(self.active), len(self.active))
-            for sequence, token in zip(self.active, chosen, strict=True):
-                self._append(sequence, [token])
-            self.emitted += len(chosen)
-        else:
-            self._verified(self.active[0], proposal, logits[0], started)
-        if self.drafter is not None:
-            with span("draft", model=True):
-                self.drafter.observe(self.active[0].ids, self._kept, logits[0])
-        self._retire()
-
-    def _verified(self, sequence: Sequence, proposal: Proposal, logits: torch.Tensor,
-                  started: float) -> None:
-        base = self.cache.length - len(proposal.tokens) - 1
-        with span("sampling"):
-            rows, tokens = walk(proposal, logits, len(sequence.ids), self.sampler)
-        tokens = self._until_end(sequence, tokens)
-        self.cache.keep(base, rows[:len(tokens)])
-        self._kept = min(len(rows) - 1, len(tokens))
-        self._last_s = self._phase("verify", started, 1 + len(proposal.tokens), len(tokens))
-        self._append(sequence, tokens, accepted=len(rows) - 1, own="bonus")
-        self.verifications += 1
-        self.drafted += len(proposal.tokens)
-        self.accepted += self._kept
-        self.emitted += len(tokens)
-        self.emit(Draft(
-            t_s=self.clock(), step=self.step, drafted=len(proposal.tokens), accepted=self._kept,
-            emitted=len(tokens), rows=1 + len(proposal.tokens), draft_s=proposal.seconds,
-            verify_s=self._last_s, sequence=sequence.index,
-            proposed=_MARK.join(self.piece(t) for t in proposal.tokens)))
+    def plain_tokens(self, logits: torch.Tensor, started: float) -> None:
+        """Every sequence's next token from the last row's logits [B, V]."""
+        chosen = self._choose(logits)
+        self._last_s = self._phase("decode", started, len(self.active), len(self.active))
+        for sequence, token in zip(self.active, chosen, strict=True):
+            self._append(sequence, [token])
+        self.emitted += len(chosen)
 
     # -- helpers ----------------------------------------------------------------------------
 
@@ -211,16 +159,8 @@ class Loop:
             return self.sampler.choose(logits, [len(s.ids) for s in self.active],
                                        [s.index for s in self.active]).tolist()
 
-    def _rows(self, proposal: Proposal, deep: list[int], base: int
-              ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and positions [B, n]; the single row of plain decoding reuses its buffers."""
-        if proposal.tokens:
-            sequence, device = self.active[0], self.forward.device
-            place = len(sequence.ids) - 1
-            both = torch.tensor([[sequence.ids[-1], *proposal.tokens],
-                                 [place, *(place + d for d in deep)]])
-            ids, places = both.to(device)
-            return ids[None], places[None]
+    def _last_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and positions [B, 1], in buffers that are used again."""
         if len(self.active) == 1:
             self._one[0].fill_(self.active[0].ids[-1])
             self._one[1].fill_(len(self.active[0].ids) - 1)
@@ -228,14 +168,6 @@ class Loop:
             self._one.copy_(torch.tensor([[s.ids[-1] for s in self.active],
                                           [len(s.ids) - 1 for s in self.active]])[:, :, None])
         return self._one[0], self._one[1]
-
-    def _until_end(self, sequence: Sequence, tokens: list[int]) -> list[int]:
-        """Cut at the first stop token (kept) and at the length limit."""
-        tokens = tokens[:self.max_new - sequence.new]
-        for i, token in enumerate(tokens):
-            if token in self.stops:
-                return tokens[:i + 1]
-        return tokens
 
     def _append(self, sequence: Sequence, tokens: list[int], accepted: int = 0,
                 own: str = "plain") -> None:
@@ -262,14 +194,18 @@ class Loop:
             return
         kept = [i for i, s in enumerate(self.active) if not s.ended]
         self.active = [self.active[i] for i in kept]
+        self._leave(kept)
         if self.active:
             self.cache.take(kept)
             self.masks.take(kept)
         self._resize()
 
+    def _leave(self, kept: list[int]) -> None:
+        """Only these of the sequences that were active go on."""
+        self.pads = [self.pads[i] for i in kept]
+
     def _resize(self) -> None:
         """Buffers for one row per active sequence: ids and positions."""
-        self._kept = 0
         self._one = torch.zeros(2, len(self.active), 1, dtype=torch.long,
                                 device=self.forward.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from workbench.errors import OutOfMemory, SettingsError
 from workbench.events import Effective, Event, Memory, RunStarted
 from workbench.runtime import drafts, effective, memory
 from workbench.runtime.attention import kernel_name
+from workbench.runtime.cache_split import split
 from workbench.runtime.detokenize import Stream
 from workbench.runtime.forward import Forward
 from workbench.runtime.guard import Guard, layers_of
@@ -24,6 +26,7 @@ from workbench.runtime.oom import explained
 from workbench.runtime.sampling import Sampler
 from workbench.runtime.sources import resolve
 from workbench.runtime.spans import span
+from workbench.runtime.speculation import SpeculativeLoop
 from workbench.shape import from_config
 from workbench.techniques.kvcache import capacity
 from workbench.units import format_bytes
@@ -62,10 +65,10 @@ class DraftModel:
     weights_bytes: int
     name: str
 
-    def cache(self, tokens: int) -> StaticCache:
+    def cache(self, tokens: int, sequences: int = 1) -> StaticCache:
         from workbench.runtime.cache import full_cache
 
-        return full_cache(self.forward.config, 1, tokens, self.forward.device, self.forward.dtype)
+        return full_cache(self.forward.config, sequences, tokens, self.forward.device, self.forward.dtype)
 
 
 @dataclass
@@ -188,8 +191,9 @@ class Model:
                 return [int(i) for i in (ids if isinstance(ids, list) else [ids])]
         return []
 
-    def cache(self, settings: Settings, batch: int, tokens: int) -> StaticCache:
-        """A cache of the settings' kind; refused before allocation when it cannot fit."""
+    def cache(self, settings: Settings, batch: int, tokens: int, own: bool = False) -> StaticCache:
+        """A cache of the settings' kind; refused before allocation when it cannot fit. ``own``: its
+        sequences will have different lengths."""
         dtype = str(self.dtype).removeprefix("torch.")
         need = batch * (settings.kv.token_bytes(self.shape, dtype) * tokens
                         + settings.kv.fixed_bytes(self.shape, dtype))
@@ -197,7 +201,9 @@ class Model:
         if need > free:
             raise OutOfMemory(f"the KV cache needs {format_bytes(need)} for {batch} x {tokens} tokens "
                               f"and {format_bytes(free)} is free on {self.device}; {_ADVICE}")
-        return settings.kv.start(self.loaded.model.config, batch, tokens, self.device, self.dtype)
+        make = functools.partial(settings.kv.start, self.loaded.model.config, capacity=tokens,
+                                 device=self.device, dtype=self.dtype)
+        return split(lambda n: make(batch=n), batch) if own and batch > 1 else make(batch=batch)
 
     def draft_for(self, draft: str, settings: Settings, emit: Emit,
                   cancelled: Callable[[], bool] | None = None) -> DraftModel:
@@ -368,15 +374,17 @@ class Generation:
         guard = Guard(self.cancelled)
         if model.streamer is not None:
             model.streamer.cancelled = self.cancelled
-        cache = model._cache = model.cache(settings, len(ids), tokens)
-        drafter = model._drafter = settings.decoding.start(
-            Runtime(model, settings, sampler, tokens, guard, self.emit))
+        drafters = model._drafter = settings.decoding.start_batch(
+            Runtime(model, settings, sampler, tokens, guard, self.emit), len(ids))
+        cache = model._cache = model.cache(settings, len(ids), tokens, own=drafters is not None)
         sequences = [Sequence(i, list(x), len(x), Stream(model.tokenizer, x))
                      for i, x in enumerate(ids)]
         stops = set(model.stops()) if settings.limits.stop_at_eos else set()
         self._facts = {"kv_label": cache.label, "kv_bytes": cache.nbytes, "kv_tokens": tokens}
-        return Loop(
-            model.forward, cache, sampler, sequences, drafter=drafter, stops=stops,
+        make = Loop if drafters is None else functools.partial(
+            SpeculativeLoop, drafters=drafters, choice=settings.decoding)
+        return make(
+            model.forward, cache, sampler, sequences, stops=stops,
             max_new_tokens=settings.limits.max_new_tokens, chunk=chunk_rows(model), emit=self.emit,
             clock=self.clock, guard=guard, piece=model.piece, monitor=self.monitor, idle=self._idle)
 
@@ -410,11 +418,11 @@ class Generation:
             executor=model.forward.describe(),
             attention=kernel_name(model.forward.implementation, model.device),
             sequences=len(loop.sequences), threads=torch.get_num_threads(), stops=sorted(loop.stops),
-            draft=model._draft[1].name if model._draft and loop.drafter is not None else "",
+            draft=model._draft[1].name if model._draft and isinstance(loop, SpeculativeLoop) else "",
             ended=loop.sequences[0].ended or "cancelled",
             new_tokens=sum(s.new for s in loop.sequences), verifications=loop.verifications,
-            drafted=loop.drafted, accepted=loop.accepted, emitted=loop.emitted,
-            forwards=loop.forwards, watched=self.monitor is not None, finished=finished)
+            drafted=loop.drafted, accepted=loop.accepted, mean_accepted=loop.mean_accepted(),
+            watched=self.monitor is not None, finished=finished)
 
     def _output(self) -> Output:
         loop = self.loop

@@ -4,7 +4,7 @@ Speculating pays when a step's tokens per second beat a plain step's:
 
     gain = (tokens per speculative step / tokens per plain step) / (its seconds / a plain step's seconds)
 
-Both kinds of step are timed while decoding. Below 1 the loop decodes plainly; above 1.05 it speculates
+Both kinds of step are timed while decoding. Below 0.98 the loop decodes plainly; above 1.03 it speculates
 again. While it is off, it looks again for a few steps now and then, so seldom that the looks cost at most
 one percent of the plain decoding between them (:meth:`Pays._pause`). Single times are clipped at three
 times their median: a step during which the machine was busy elsewhere says nothing about the method.
@@ -23,7 +23,7 @@ PLAIN = 3
 #: Speculative steps between two renewals of the plain step's time.
 RENEW = 64
 #: Below the first it is switched off, above the second on again.
-OFF, ON = 1.0, 1.05
+OFF, ON = 0.98, 1.03
 #: Share of the plain decoding that looks may cost.
 BUDGET = 0.01
 _LEAST, _MOST = 32, 4096  # plain steps between two looks
@@ -133,6 +133,7 @@ class Pays:
 
 
 def _sentence(on: bool, more: float, dearer: float) -> str:
-    what = f"a drafted step gives {more:.2f} times the tokens of a plain one and takes {dearer:.2f} times as long"
+    what = (f"a drafted step gives {more:.2f} times the tokens of a plain one and takes {dearer:.2f} "
+            "times as long")
     return (f"speculation pays again: {what}" if on else
             f"decoding plainly from here, because {what}; it is tried again now and then")

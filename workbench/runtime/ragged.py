@@ -47,6 +47,7 @@ def run(forward: Forward | LeanForward, rows: RaggedRows, ids: Sequence[Sequence
     Logits of the native executor are float32 and valid until its next forward."""
     executor = getattr(forward, "executor", None)
     counts = rows.counts
+    assert counts == [len(own) for own in ids]  # the executor reads by these
     if executor is not None and executor.takes_ragged(rows, cache):
         flat = torch.tensor([[t for s in ids for t in s], [p for s in places for p in s]])
         embedded = None if getattr(forward, "prompts", None) is None else (

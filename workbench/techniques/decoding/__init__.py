@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from workbench.machine import Machine
-    from workbench.settings import Settings
     from workbench.shape import ModelShape
 
 
@@ -41,9 +40,20 @@ class Proposal:
         n = len(tokens)
         return cls(tokens, list(range(-1, n - 1)), probs or [None] * n, seconds)
 
+    def first(self, most: int) -> Proposal:
+        """The tree of the first ``most`` tokens; parents come before their children."""
+        if len(self.tokens) <= most:
+            return self
+        return Proposal(self.tokens[:most], self.parents[:most], self.probs[:most], self.seconds)
+
 
 class Drafter:
-    """The mutable half of a method: what ``start`` returns."""
+    """The mutable half of a method: what ``start`` returns.
+
+    ``most``: tokens of the next proposal at most; set before ``propose`` where the length adapts. Whoever
+    does not heed it has its proposal cut behind its ``most`` first tokens."""
+
+    most: int = 1 << 30
 
     def propose(self, tokens: list[int], budget: int) -> Proposal:
         """At most ``budget`` tokens that may follow ``tokens`` (prompt and output so far)."""
@@ -66,11 +76,17 @@ class Drafters:
     def __init__(self, each: Sequence[Drafter]) -> None:
         self.each = list(each)
 
-    def propose(self, which: Sequence[int], tokens: Sequence[list[int]], budgets: Sequence[int]
-                ) -> list[Proposal]:
-        """One proposal for each of the sequences ``which``; a budget of 0 is an empty one."""
-        return [self.each[w].propose(t, b) if b > 0 else Proposal()
-                for w, t, b in zip(which, tokens, budgets, strict=True)]
+    def propose(self, which: Sequence[int], tokens: Sequence[list[int]], budgets: Sequence[int],
+                limits: Sequence[int]) -> list[Proposal]:
+        """One proposal for each of the sequences ``which``: at most ``budgets`` deep (0: an empty one) and
+        of at most ``limits`` tokens."""
+        found = []
+        for w, text, budget, limit in zip(which, tokens, budgets, limits, strict=True):
+            drafter = self.each[w]
+            drafter.most = limit
+            proposal = drafter.propose(text, budget) if budget > 0 else Proposal()
+            found.append(proposal.first(limit))
+        return found
 
     def observe(self, which: int, tokens: list[int], accepted: int, logits: torch.Tensor) -> None:
         """As :meth:`Drafter.observe`, for sequence ``which``."""
@@ -130,8 +146,6 @@ class Speculative(Decoding):
         shared = {"length", "fallback", "schedule"}
         return sorted(super().controls(), key=lambda c: c.name in shared)
 
-    def refuses(self, settings: Settings) -> str | None:
-        if settings.limits.batch > 1:
-            return (f"{self.name()} verifies one sequence at a time; set limits.batch=1, or "
-                    "decoding=plain for a batch")
-        return None
+    def drafts_change_text(self) -> bool:
+        """Whether a seed's sampled text depends on what was drafted (its distribution never does)."""
+        return False

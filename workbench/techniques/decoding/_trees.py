@@ -7,29 +7,42 @@ from collections.abc import Callable, Sequence
 
 from workbench.techniques.decoding import Proposal
 
+#: [(parent, rank)] of every node; parents come before their children, -1 is the root.
+Template = list[tuple[int, int]]
 
-def best_first(nodes: int, chances: Sequence[float], depth: int) -> list[tuple[int, int]]:
+
+def best_first(nodes: int, chances: Sequence[float], depth: int) -> Template:
     """The tree of ``nodes`` nodes with the most expected accepted tokens: [(parent, rank)].
 
     ``chances[r]``: the probability that a node's child of rank r is right, the same at every node;
     a path's worth is the product. Taking the worthiest node next is optimal for such chances, as a
     child is never worth more than its parent (Sequoia, arXiv:2402.12374, section 4.1).
     ``parent`` is -1 for the root's children; parents come before their children."""
-    found: list[tuple[int, int]] = []
+    return worthiest(nodes, [chances] * depth)[0]
+
+
+def worthiest(nodes: int, chances: Sequence[Sequence[float]]) -> tuple[Template, list[float]]:
+    """As :func:`best_first` with chances of their own at every depth, ``chances[depth - 1][rank]``, and
+    the worth of every node, which never rises along the list."""
+    found: Template = []
+    worths: list[float] = []
     # (-worth, order of discovery, parent, rank, depth)
-    heap = [(-chance, rank, -1, rank, 1) for rank, chance in enumerate(chances) if chance > 0]
-    heapq.heapify(heap)
-    discovered = len(heap)
+    heap: list[tuple[float, int, int, int, int]] = []
+
+    def open_below(worth: float, parent: int, depth: int) -> None:
+        for rank, chance in enumerate(chances[depth - 1]):
+            if chance > 0:
+                heapq.heappush(heap, (-worth * chance, len(found) * 1000 + rank, parent, rank, depth))
+
+    if chances:
+        open_below(1.0, -1, 1)
     while heap and len(found) < nodes:
         worth, _, parent, rank, deep = heapq.heappop(heap)
-        me = len(found)
         found.append((parent, rank))
-        if deep < depth:
-            for r, chance in enumerate(chances):
-                if chance > 0:
-                    heapq.heappush(heap, (worth * chance, discovered, me, r, deep + 1))
-                    discovered += 1
-    return found
+        worths.append(-worth)
+        if deep < len(chances):
+            open_below(-worth, len(found) - 1, deep + 1)
+    return found, worths
 
 
 def fill(template: Sequence[tuple[int, int]], root: int,

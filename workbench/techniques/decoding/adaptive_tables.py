@@ -65,7 +65,8 @@ class Tables(Drafter):
         before = [tokens[-2] if len(tokens) > 1 else -1]  # per row: the token before it
         heap: list[tuple[float, int, int, int, int]] = []
         self._open(heap, 0.0, -1, (before[0], tokens[-1]), 1)
-        while heap and len(found.tokens) < self._choice.nodes:
+        most = min(self._choice.nodes, self.most)
+        while heap and len(found.tokens) < most:
             cost, _, parent, token, depth = heapq.heappop(heap)
             me = len(found.tokens)
             found.tokens.append(token)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.techniques.base import Claim, Paper, control
-from workbench.techniques.decoding import Drafter, Proposal, Speculative
+from workbench.techniques.decoding import Drafter, Drafters, Proposal, Speculative
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
     from workbench.shape import ModelShape
 
-_STREAM = 7  # the draft's own noise under the ratio rule, independent of the target's
+STREAM = 7  # the draft's own noise under the ratio rule, independent of the target's
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,19 @@ class DraftModel(Speculative):
             return str(error)
         return None
 
+    def drafts_change_text(self) -> bool:
+        return self.rule == "ratio"
+
     def start(self, runtime: Any) -> Drafter:
         return ModelDrafter(self, runtime)
+
+    def start_batch(self, runtime: Any, sequences: int) -> Drafters:
+        """One forward of the draft over the whole batch for every place."""
+        from workbench.techniques.decoding._batch import ModelDrafters
+
+        if sequences == 1:
+            return Drafters([self.start(runtime)])
+        return ModelDrafters(self, runtime, sequences)
 
 
 class ModelDrafter(Drafter):
@@ -79,7 +90,7 @@ class ModelDrafter(Drafter):
 
     def propose(self, tokens: list[int], budget: int) -> Proposal:
         """A chain of ``min(gamma, budget)`` tokens, fewer at the end of the draft's positions."""
-        budget = min(budget, self._gamma, self._positions - len(tokens))
+        budget = min(budget, self._gamma, self.most, self._positions - len(tokens))
         if budget < 1:
             return Proposal()
         started = time.perf_counter()
@@ -137,7 +148,7 @@ class ModelDrafter(Drafter):
         if not self._ratio:
             return self._sampler.choose(logits, [position]), None
         probs = self._sampler.probabilities(logits)
-        return self._sampler.draw(probs, [position], stream=_STREAM), probs[0]
+        return self._sampler.draw(probs, [position], stream=STREAM), probs[0]
 
     @staticmethod
     def _to_list(drafted: list[torch.Tensor]) -> list[int]:

@@ -53,7 +53,7 @@ class Pointer(Drafter):
             self._take(tokens[:-1])
         if self._at < 0:
             self._find(tokens)
-        copy = self._input[self._at:self._at + min(self._span, budget)] if self._at >= 0 else []
+        copy = self._input[self._at:self._at + min(self._span, budget, self.most)] if self._at >= 0 else []
         self._copied = len(copy)
         return Proposal.chain(copy, seconds=time.perf_counter() - started)
 

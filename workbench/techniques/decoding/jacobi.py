@@ -44,7 +44,7 @@ class Window(Drafter):
     def propose(self, tokens: list[int], budget: int) -> Proposal:
         """The window; places never guessed yet repeat the last guess."""
         started = time.perf_counter()
-        width = min(self._window, budget)
+        width = min(self._window, budget, self.most)
         guess = self._guess[:width]
         guess += [guess[-1] if guess else tokens[-1]] * (width - len(guess))
         return Proposal.chain(guess, seconds=time.perf_counter() - started)

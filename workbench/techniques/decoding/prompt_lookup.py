@@ -50,7 +50,7 @@ class Lookup(Drafter):
         for n in range(min(self._ngram, len(tokens) - 1), 0, -1):
             place = self._next.get(tuple(tokens[-n:]))
             if place is not None:
-                return Proposal.chain(self._copy(tokens, place, min(budget, self._span)),
+                return Proposal.chain(self._copy(tokens, place, min(budget, self._span, self.most)),
                                       seconds=time.perf_counter() - started)
         return Proposal(seconds=time.perf_counter() - started)
 

@@ -32,6 +32,9 @@ class SpeculativeJacobi(Speculative):
     def rows(self) -> int:
         return 1 + self.window
 
+    def drafts_change_text(self) -> bool:
+        return True
+
     def start(self, runtime: Any) -> Drafter:
         return Guesses(self.window, runtime.sampler)
 
@@ -51,7 +54,7 @@ class Guesses(Drafter):
         started = time.perf_counter()
         if not self._tokens:
             return self._first(tokens, budget, started)
-        width = min(self._window, budget)
+        width = min(self._window, budget, self.most)
         guess, probs = self._tokens[:width], list[Any](self._probs[:width])
         if len(guess) < width:  # one new place: the last guess again, as a point
             guess.append(guess[-1])
@@ -60,7 +63,7 @@ class Guesses(Drafter):
         return Proposal.chain(guess, chosen, seconds=time.perf_counter() - started)
 
     def _first(self, tokens: list[int], budget: int, started: float) -> Proposal:
-        width = min(self._window, budget)
+        width = min(self._window, budget, self.most)
         return Proposal.chain([tokens[-1]] * width, seconds=time.perf_counter() - started)
 
     def observe(self, tokens: list[int], accepted: int, logits: torch.Tensor) -> None:

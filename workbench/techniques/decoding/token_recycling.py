@@ -71,7 +71,7 @@ class Recycler(Drafter):
         if not self._seeded:
             self._seed(tokens)
         table = self._table
-        found, self._proposed_ranks = fill(self._template, tokens[-1],
+        found, self._proposed_ranks = fill(self._template[:self.most], tokens[-1],
                                            lambda token, rank: int(table[token, rank]))
         cut = within(found, budget)
         if cut is not found:
