@@ -33,9 +33,15 @@ from workbench.settings import Settings
 WINDOW, BLOCK, DRAWS = 512, 32, 2000
 METHODS: dict[str, dict[str, Any]] = {
     "nearest": {"rounding": "nearest"},
+    "nearest, clip": {"rounding": "nearest", "clip": True},
     "gptq": {"act_order": False},
-    "gptq act-order": {},
-    "gptq act-order, clip": {"clip": True},
+    "gptq, act-order": {},
+    "gptq, clip": {"act_order": False, "clip": True},
+    "gptq, act-order, clip": {"clip": True},
+    "awq, nearest, clip": {"rounding": "nearest", "scaling": True, "clip": True},
+    "awq, gptq, act-order, clip": {"scaling": True, "clip": True},
+    "rotated, nearest": {"rounding": "nearest", "rotation": True},
+    "rotated, gptq, act-order, clip": {"rotation": True, "clip": True},
 }
 
 
@@ -100,7 +106,10 @@ def rows(name: str, bits: list[int], groups: list[int], samples: int, length: in
         for group in groups:
             nearest = None
             for label, changes in METHODS.items():
-                recipe = Recipe(bits=b, group=group, samples=samples, length=length, **changes)
+                # rounding to nearest needs no statistics, so the least text and one pass do
+                light = changes.get("rounding") == "nearest" and not changes.get("scaling")
+                recipe = Recipe(bits=b, group=group, samples=1 if light else samples, length=length,
+                                sequential=changes.get("rounding") != "nearest", **changes)
                 began = time.perf_counter()
                 prepared = prepare(settings, recipe, lambda e: None)
                 seconds = time.perf_counter() - began
@@ -134,7 +143,7 @@ def main() -> None:
     parser.add_argument("--model", default=zoo.DEFAULT)
     parser.add_argument("--bits", default="4,3,2")
     parser.add_argument("--groups", default="64,128")
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()

@@ -151,7 +151,7 @@ def test_any_width_gets_an_orthogonal_matrix(size: int) -> None:
     assert not torch.equal(q, hadamard.orthogonal(size, 1)[0])
 
 
-TINY = Recipe(bits=3, group=32, samples=8, length=64, rounding="nearest", sequential=False)
+TINY = Recipe(bits=4, group=16, samples=8, length=64, rounding="nearest", sequential=False)
 
 
 @pytest.fixture

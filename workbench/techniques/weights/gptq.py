@@ -33,11 +33,11 @@ class Gptq(Calibrated):
     symmetric: bool = control(False, help="no offset: the grid is centred on zero, same bytes")
     act_order: bool = control(True, help="round the columns with the largest inputs first; grids are "
                               "fitted before, so nothing is reordered when the model runs")
-    clip: bool = control(False, help="search for smaller ranges that fit better (slower)")
+    clip: bool = control(True, help="search for smaller ranges that fit better (slower)")
     damp: float = control(0.01, 1e-6, 1.0, soft=(0.005, 0.1), help="share of the mean diagonal added to "
                           "the second moments; raised by itself where they cannot be inverted")
     sequential: bool = control(True, help="inside a layer, later matrices see the rounding of earlier ones")
-    samples: int = control(64, 1, 4096, soft=(16, 512), help="windows of calibration text")
+    samples: int = control(128, 1, 4096, soft=(16, 512), help="windows of calibration text")
     length: int = control(512, 16, 8192, soft=(128, 2048), unit="tokens", help="tokens per window")
     text: str = control("bundled", help="bundled, or the path of a text file")
 

@@ -31,8 +31,8 @@ class Rotation(Calibrated):
                          help="columns that share a scale; 0: the whole row; must divide every matrix")
     symmetric: bool = control(False, help="no offset: the grid is centred on zero, same bytes")
     rounding: str = control("gptq", choices=("nearest", "gptq"), help="how the turned weights are rounded")
-    clip: bool = control(False, help="search for smaller ranges that fit better (slower)")
-    samples: int = control(64, 1, 4096, soft=(16, 512), help="windows of calibration text")
+    clip: bool = control(True, help="search for smaller ranges that fit better (slower)")
+    samples: int = control(128, 1, 4096, soft=(16, 512), help="windows of calibration text")
     length: int = control(512, 16, 8192, soft=(128, 2048), unit="tokens", help="tokens per window")
     text: str = control("bundled", help="bundled, or the path of a text file")
 
