@@ -1,7 +1,8 @@
 """A run as a Chrome trace (JSON object format), which Perfetto and chrome://tracing open.
 
-One process per group (run, kernels, transfers), one named thread per track, counters for memory per
-tier, power per sensor and tokens per second. Times are microseconds since the run's clock began.
+One process per group (run, kernels, transfers), one named thread per track (phases, tokens, drafts, places
+that a diffusion model fixed, captures, disturbed stretches, notes), counters for memory per tier, power per
+sensor, drafted tokens kept and tokens per second. Times are microseconds since the run's clock began.
 """
 
 from __future__ import annotations
@@ -65,7 +66,26 @@ def _rows(e: ev.Event, track: _Tracks) -> list[dict[str, Any]]:
             start = e.t_s - e.draft_s - e.verify_s
             return [_slice(f"{e.accepted}/{e.drafted} accepted", start, e.t_s, track(RUN, "drafts"),
                            "draft", {"step": e.step, "emitted": e.emitted, "rows": e.rows,
-                                     "proposed": e.proposed})]
+                                     "sequence": e.sequence, "draft_s": e.draft_s,
+                                     "verify_s": e.verify_s, "proposed": e.proposed}),
+                    _counter("drafted tokens", e.t_s, {"kept": e.accepted,
+                                                       "rejected": e.drafted - e.accepted})]
+        case ev.Commit():
+            return [{"ph": "i", "s": "t", "name": e.text or f"<{e.id}>", "cat": "commit",
+                     "ts": _us(e.t_s), **track(RUN, "places fixed"),
+                     "args": {"step": e.step, "place": e.place, "confidence": e.confidence,
+                              "sequence": e.sequence}}]
+        case ev.Interference():
+            if not (e.slowdown and e.slowdown > 1.05):
+                return []
+            return [_slice(f"neighbours: x{e.slowdown:.2f} (estimated)", e.start_s, e.end_s,
+                           track(RUN, "disturbed"), "interference",
+                           {"others": e.others, "steal": e.steal, "waited": e.waited})]
+        case ev.MemoryFailure():
+            return [{"ph": "i", "s": "g", "name": f"out of memory on {e.tier}", "cat": "memory",
+                     "ts": _us(e.t_s), **track(RUN, "notes"),
+                     "args": {"held_bytes": e.held_bytes, "asked_bytes": e.asked_bytes,
+                              "doing": e.doing}}]
         case ev.Slice():
             return [_slice(e.name, e.start_s, e.start_s + e.duration_s, track(KERNELS, e.track),
                            "kernel", {"phase": e.phase, "layer": e.layer, "window": e.window})]

@@ -7,10 +7,11 @@ from workbench.store.bundled import recorded
 from workbench.store.home import Store, open_bundle
 from workbench.store.playback import replay
 from workbench.store.run import Run, Runs
+from workbench.store.tracefile import export_trace, import_trace
 from workbench.store.writer import Writer
 
-__all__ = ["Run", "Runs", "Store", "Writer", "export_bundle", "import_bundle", "open_bundle",
-           "recorded", "replay", "runs"]
+__all__ = ["Run", "Runs", "Store", "Writer", "export_bundle", "export_trace", "import_bundle", "import_trace",
+           "open_bundle", "recorded", "replay", "runs"]
 
 
 def runs() -> Runs:

@@ -69,6 +69,8 @@ SCHEMA = {
     "bytes": pl.Int64,
 }
 _decoder = msgspec.json.Decoder(list[Event])
+#: Checks the grammar and makes nothing of it.
+_skim = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Columns:
@@ -117,11 +119,14 @@ def read_stream(
     stream = _Unpacked(raw) if packed else raw
     found = Columns()
     for block in _blocks(stream, found, name):
-        _add(found, block)
+        end = _array_end(block)
+        _add(found, block if end is None else block[:end])
         if progress is not None and size:
             progress(min(1.0, raw.tell() / size))
         if cancelled():
             raise Cancelled("cancelled; nothing was changed")
+        if end is not None:  # what follows the events is not the analyses' matter
+            return found
     return found
 
 
@@ -217,23 +222,27 @@ def _decodes(events: bytes) -> bool:
 def _last(text: bytes, found: Columns) -> Iterator[bytes]:
     """The rest of the array, whole or cut off; what follows the array is metadata."""
     body = text.strip()
-    for end in (m.start() for m in re.finditer(rb"\]", body)):
-        piece = body[:end].strip()
-        if piece and not piece.endswith(b"}"):
-            continue
-        try:
-            _decoder.decode(b"[" + piece + b"]")
-        except msgspec.ValidationError:
-            pass
-        except msgspec.DecodeError:
-            continue
+    end = _array_end(body)
+    if end is not None:
         found.head += body[end + 1 :]
-        yield piece
+        yield body[:end]
         return
     at = _cut(body + b",{")
     found.lost_bytes = len(body) - at
     if at:
         yield body[:at]
+
+
+def _array_end(block: bytes) -> int | None:
+    """Where the bracket that closes the array of events stands in ``block``, None when it goes on behind it."""
+    try:
+        _skim.decode(b"[" + block + b"]")
+    except msgspec.ValidationError:
+        return None
+    except msgspec.DecodeError as problem:
+        found = re.search(r"trailing characters \(byte (\d+)\)", str(problem))
+        return block.rfind(b"]", 0, int(found[1]) - 1) if found else None
+    return None
 
 
 def _add(found: Columns, block: bytes) -> None:
