@@ -23,14 +23,16 @@ MAY = {
     "errors": set(), "units": set(), "events": {"errors", "units"},
     "gguf": {"errors", "units"}, "formats": {"errors"},
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
-    "techniques": {"errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
+    "techniques": {"sensitivity", "errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
                    "calibration", "formats"},
     "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "zoo"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
     "zoo": {"errors"},
     "forecast": PURE | {"settings", "techniques", "energy"},
-    "runtime": PURE | {"diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
+    "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "zoo"},
+    "sensitivity": PURE | {"calibration", "quality", "runtime", "settings", "techniques", "zoo"},
+    "quantized": PURE | {"calibration", "kernels", "runtime", "settings", "techniques"},
     "telemetry": PURE | {"settings", "runtime"},
     "engine.client": {"errors", "events", "settings", "units", "machine"},
     "backends": PURE | {"runtime", "techniques", "settings", "export", "gguf"},
@@ -52,9 +54,9 @@ MAY = {
     "energy": PURE | {"analysis", "telemetry"},
     "diffusion": {"errors", "techniques", "zoo"},
     "traces": {"errors", "analysis", "charts", "store"},
-    "panels": PURE | {"analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
+    "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"engine.client", "engine.remote", "report", "apps", "fingerprint"},
+    "cli": VIEW | {"sensitivity", "quantized", "engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
 ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels")}  # `doctor` looks at the native library
@@ -64,7 +66,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
 HEAVY_ALLOWED = {
     "calibration": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
-    "quality": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
+    "quality": {"torch"}, "sensitivity": {"torch"}, "quantized": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
     "charts": set(), "zoo.recipes": {"torch", "transformers"},
     "widgets": {"ipywidgets", "plotly", "IPython", "anywidget"}, "apps": {"panel", "bokeh", "plotly"},
 }
