@@ -24,10 +24,11 @@ MAY = {
     "gguf": {"errors", "units"}, "formats": {"errors"},
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
     "techniques": {"sensitivity", "errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
-                   "calibration", "formats"},
-    "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "zoo"},
+                   "calibration", "formats", "heads"},
+    "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "zoo", "zoo.recipes"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
-    "zoo": {"errors"},
+    "zoo": {"errors", "zoo.recipes"}, "zoo.recipes": PURE | {"zoo", "heads", "runtime", "settings"},
+    "heads": PURE | {"runtime", "settings", "zoo", "calibration"},
     "forecast": PURE | {"settings", "techniques", "energy"},
     "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "zoo"},
@@ -64,7 +65,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
-    "calibration": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
+    "calibration": {"torch"}, "heads": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
     "quality": {"torch"}, "sensitivity": {"torch"}, "quantized": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
     "charts": set(), "zoo.recipes": {"torch", "transformers"},
@@ -87,6 +88,8 @@ def part(path: Path) -> str:
 def _part(names: list[str]) -> str:
     if not names or names == ["__init__"]:
         return "root"
+    if names[:2] == ["zoo", "recipes"]:
+        return "zoo.recipes"
     if names[0] == "engine":
         return engine_part(names[1] if len(names) > 1 else "__init__")
     return names[0]
@@ -142,7 +145,7 @@ def test_imports_follow_the_table(path: Path) -> None:
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
-    here = "zoo.recipes" if "recipes" in path.parts else part(path)
+    here = part(path)
     if here == "engine.worker" or "triton" in path.stem:
         return
     allowed = HEAVY_ALLOWED.get(here, set())

@@ -69,6 +69,11 @@ def path(name: str) -> Path:
     return folder
 
 
+def heads() -> Path:
+    """The folder of the bundled heads: one folder per model, in it one per method."""
+    return _HERE / "heads"
+
+
 def draft_for(name: str) -> str | None:
     """The bundled draft of a bundled target, or None."""
     draft = _DRAFTS.get(name)
