@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 
 I32 = ctypes.c_int32
@@ -56,18 +57,15 @@ class Ragged:
                  slot: Sequence[int]) -> None:
         batch, counts = len(base), [1 + len(tree) for tree in trees]
         n, total = max(counts), sum(counts)
+        chain = all(parent == i - 1 for tree in trees for i, parent in enumerate(tree))
         self.base, self.first, self.slot = (I32 * batch)(*base), (I32 * batch)(*first), (I32 * batch)(*slot)
-        self.start, self.owner = (I32 * (batch + 1))(), (I32 * total)()
-        self.length, self.path = (I32 * total)(), (I32 * (total * n))()
-        row, chain = 0, True
-        for b, tree in enumerate(trees):
-            self.start[b] = row
-            chain = chain and all(parent == i - 1 for i, parent in enumerate(tree))
-            for path in paths_of(tree):
-                self.owner[row], self.length[row] = b, len(path)
+        self.start = (I32 * (batch + 1))(*itertools.accumulate(counts, initial=0))
+        self.owner = (I32 * total)(*(b for b, count in enumerate(counts) for _ in range(count)))
+        self.length, self.path = (I32 * total)(), (I32 * (1 if chain else total * n))()
+        if not chain:  # a chain's paths are known without being read
+            for row, path in enumerate(p for tree in trees for p in paths_of(tree)):
+                self.length[row] = len(path)
                 self.path[row * n:row * n + len(path)] = path
-                row += 1
-        self.start[batch] = row
         self.rows = Rows(batch, n, self.base, self.first, self.length, self.path, int(chain), self.start,
                          self.owner, self.slot)
 

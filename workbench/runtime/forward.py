@@ -72,6 +72,10 @@ class Forward:
             return 0
         return getattr(self.config, "sliding_window", None) or 0
 
+    def places_rows(self, cache: StaticCache) -> bool:
+        """Whether every sequence may have its own length at no cost, so that nothing is padded."""
+        return self.executor is not None and self.executor.reads(cache)
+
     def describe(self) -> str:
         """What runs a step, for the report on effective settings."""
         if self.executor is None:
@@ -105,6 +109,27 @@ class Forward:
         if cache.states is not None:
             cache.states.append(told)
         return out.logits
+
+    def enter(self, states: torch.Tensor, layer: int, positions: torch.Tensor, rows: RaggedRows,
+              cache: StaticCache) -> torch.Tensor:
+        """The layers from ``layer`` on over rows of one sequence whose residual streams are given:
+        ``states`` [n, hidden], ``positions`` int64 [n] -> logits [n, V]. The cache's length stays; what
+        these rows wrote behind it is overwritten by the next forward."""
+        if self.executor is not None and self.executor.reads(cache):
+            return self.executor.enter(states.float().contiguous(), layer, positions, rows, cache)
+        length, n = cache.length, len(positions)
+        x, mask, places = states.to(self.dtype)[None], rows.additive(), positions[None]
+        decoder = self.model.get_decoder()
+        turns = decoder.rotary_emb(x, places)
+        cache.open(rows.slots, rows.bases, n)
+        try:
+            for one in self.layers[layer:]:
+                out = one(x, attention_mask=mask, position_ids=places, past_key_values=cache,
+                          use_cache=True, position_embeddings=turns)
+                x = out[0] if isinstance(out, tuple) else out
+        finally:
+            cache.close(length)
+        return self.model.get_output_embeddings()(decoder.norm(x))[0]
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [...] -> [..., hidden]; ids beyond the vocabulary are ``prompts``."""

@@ -1,15 +1,17 @@
 """The generation loop: prefill, then one token of every sequence per step.
 
 State between steps: the cache holds every token but the last of each sequence; the last one is the
-root of the next forward. Several sequences go side by side, padded at the left to one length.
-``speculation.py`` adds drafts to the steps.
+root of the next forward. Sequence b's tokens lie in the columns from ``pads[b]`` on, so its next row goes
+to column ``pads[b] + len(ids) - 1``. In the native executor nothing is padded and every sequence has its
+own length, so a row's bits are those of the sequence alone; module by module several sequences are padded
+at the left to one length. ``speculation.py`` adds drafts to the steps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import torch
 
 from workbench.events import Event, Phase, Token
 from workbench.runtime import guard as guarding
+from workbench.runtime import ragged
 from workbench.runtime.spans import span
 
 if TYPE_CHECKING:
@@ -70,7 +73,9 @@ class Loop:
         self.monitor, self.idle = monitor or NoMonitor(), idle
         self.active = list(sequences)
         self.width = max(len(s.ids) for s in sequences)
-        self.pads = [self.width - len(s.ids) for s in sequences]
+        # The native executor knows every row's column, so a sequence lies as it would alone.
+        self.unpadded = forward.places_rows(cache)
+        self.pads = [0 if self.unpadded else self.width - len(s.ids) for s in sequences]
         self.masks = forward.masks(self.pads, cache.capacity)
         self.step = 0
         self.forwards = self.verifications = 0
@@ -90,12 +95,29 @@ class Loop:
 
     def advance(self) -> None:
         """One step: one forward over every sequence's last token."""
-        ids, places = self._last_tokens()
-        mask = self.masks.tree(self.cache.length, (), ())
-        logits, started = self.run_rows(
-            "decode", len(self.active), lambda: self.forward(ids, places, mask, self.cache, 1))
-        self.plain_tokens(logits[:, -1], started)
+        everybody = range(len(self.active))
+        bases = self.bases(everybody)
+        if self._level(bases):
+            ids, places = self._last_tokens()
+            mask = self.masks.tree(bases[0], (), ())
+            logits, started = self.run_rows(
+                "decode", len(bases), lambda: self.forward(ids, places, mask, self.cache, 1))
+            self.plain_tokens(logits[:, -1], started)
+        else:
+            rows = self.masks.ragged(everybody, bases, [()] * len(bases))
+            parts, started = self.run_rows("decode", len(bases), lambda: ragged.run(
+                self.forward, rows, [s.ids[-1:] for s in self.active],
+                [[len(s.ids) - 1] for s in self.active], self.cache))
+            self.plain_tokens(torch.cat(parts), started)
         self._retire()
+
+    def bases(self, which: Iterable[int]) -> list[int]:
+        """Column of the next row of each of these sequences."""
+        return [self.pads[i] + len(self.active[i].ids) - 1 for i in which]
+
+    def _level(self, bases: list[int]) -> bool:
+        """All sequences end at one column: their rows need no bookkeeping."""
+        return all(b == bases[0] for b in bases)
 
     def mean_accepted(self) -> float:
         """Tokens per sequence and target forward after the prefill: 1.0 for plain decoding."""
@@ -104,28 +126,67 @@ class Loop:
     # -- prefill ----------------------------------------------------------------------------
 
     def prefill(self) -> None:
-        """All prompts in chunks; the last chunk's last row gives each sequence's first token."""
+        """All prompts in chunks; each one's last row gives its first token."""
+        with self.forward.guarded(self.guard):
+            chosen = self._prefill_rows() if self.unpadded else self._prefill_padded()
+        self.forwards += 1
+        for sequence, token in zip(list(self.active), chosen, strict=True):
+            self._append(sequence, [token])
+        self._retire()
+
+    def _prefill_padded(self) -> list[int]:
         device = self.forward.device
         ids = torch.tensor([[0] * p + s.ids for p, s in zip(self.pads, self.active, strict=True)])
         pads = torch.tensor(self.pads)[:, None]
         places = (torch.arange(self.width)[None] - pads).clamp_(min=0)
         ids, places = ids.to(device), places.to(device)
-        with self.forward.guarded(self.guard):
-            for base in range(0, self.width, self.chunk):
-                self.guard.check()
-                end = min(base + self.chunk, self.width)
-                started = self.clock()
-                with self._watched("prefill", end - base), span("prefill", model=True):
-                    logits = self.forward(ids[:, base:end], places[:, base:end],
-                                          self.masks.rows(base, end - base), self.cache, 1)
-                    chosen = self._choose(logits[:, -1]) if end == self.width else None
-                    self.forward.synchronize()
-                self._last_s = self._phase("prefill", started, (end - base) * len(self.active),
-                                           len(self.active) if chosen else 0)
-        self.forwards += 1
-        for sequence, token in zip(list(self.active), chosen or [], strict=True):
-            self._append(sequence, [token])
-        self._retire()
+        chosen: list[int] = []
+        for base in range(0, self.width, self.chunk):
+            self.guard.check()
+            end = min(base + self.chunk, self.width)
+            started = self.clock()
+            with self._watched("prefill", end - base), span("prefill", model=True):
+                logits = self.forward(ids[:, base:end], places[:, base:end],
+                                      self.masks.rows(base, end - base), self.cache, 1)
+                chosen = self._choose(logits[:, -1]) if end == self.width else chosen
+                self.forward.synchronize()
+            self._last_s = self._phase("prefill", started, (end - base) * len(self.active), len(chosen))
+        return chosen
+
+    def _prefill_rows(self) -> list[int]:
+        """Chunks of rows of one prompt after the other, several short ones in one forward."""
+        done = [0] * len(self.active)
+        last: dict[int, torch.Tensor] = {}
+        chosen: list[int] = []
+        while len(last) < len(done):
+            self.guard.check()
+            parts = self._next_rows(done)
+            slots, counts = list(parts), [len(ids) for ids in parts.values()]
+            bases = [done[s] for s in slots]
+            started = self.clock()
+            with self._watched("prefill", sum(counts)), span("prefill", model=True):
+                rows = self.masks.ragged(slots, bases, [range(-1, n - 2) for n in counts])
+                places = [list(range(b, b + n)) for b, n in zip(bases, counts, strict=True)]
+                found = ragged.run(self.forward, rows, list(parts.values()), places, self.cache, last=True)
+                for slot, n, logits in zip(slots, counts, found, strict=True):
+                    done[slot] += n
+                    if done[slot] == len(self.active[slot].ids):
+                        last[slot] = logits[0].clone()
+                if len(last) == len(done):
+                    chosen = self._choose(torch.stack([last[s] for s in range(len(done))]))
+                self.forward.synchronize()
+            self._last_s = self._phase("prefill", started, sum(counts), len(chosen))
+        return chosen
+
+    def _next_rows(self, done: list[int]) -> dict[int, list[int]]:
+        """{sequence: its next tokens}, ``chunk`` tokens in all."""
+        room, parts = self.chunk, dict[int, list[int]]()
+        for slot, sequence in enumerate(self.active):
+            ids = sequence.ids[done[slot]:done[slot] + room]
+            if ids:
+                parts[slot] = ids
+                room -= len(ids)
+        return parts
 
     # -- one step ---------------------------------------------------------------------------
 
@@ -203,6 +264,8 @@ class Loop:
     def _leave(self, kept: list[int]) -> None:
         """Only these of the sequences that were active go on."""
         self.pads = [self.pads[i] for i in kept]
+        if kept:
+            self.cache.rewind(max(self.bases(range(len(kept)))))
 
     def _resize(self) -> None:
         """Buffers for one row per active sequence: ids and positions."""

@@ -100,6 +100,8 @@ def _chain(n: int) -> tuple[int, ...]:
 class Executor:
     """Runs forwards of one model. The logits it returns are valid until its next forward."""
 
+    most_rows = MOST_ROWS
+
     def __init__(self, forward: Forward) -> None:
         loaded = _library()
         assert loaded is not None
@@ -132,7 +134,7 @@ class Executor:
         """Whether this forward runs here: decided by shape alone, so that a text does not depend on
         anything else."""
         count = batch * (1 + len(rows.parents))
-        return count <= MOST_ROWS and type(cache.parts[0]) in _KINDS
+        return count <= MOST_ROWS and self.reads(cache)
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, rows: Rows, cache: StaticCache,
                  keep: int, embedded: torch.Tensor | None = None) -> torch.Tensor:
@@ -157,15 +159,13 @@ class Executor:
         cache.rewind(base + n)
         return self._logits[:batch * keep].view(batch, keep, -1)
 
-    def enter(self, states: torch.Tensor, layer: int, positions: torch.Tensor, rows: Rows,
+    def enter(self, states: torch.Tensor, layer: int, positions: torch.Tensor, rows: RaggedRows,
               cache: StaticCache) -> torch.Tensor:
-        """The layers from ``layer`` on over rows whose residual streams are given: ``states`` float32
-        [n, hidden], ``positions`` int64 [n] -> logits [n, V]. The cache's length stays, what these rows
-        wrote behind it is overwritten by the next forward; ``layer`` 0 takes embeddings."""
+        """See :meth:`workbench.runtime.forward.Forward.enter`; ``states`` float32."""
         call, n = self._call, len(positions)
-        cache.require(cache.length + n)
+        cache.require(max(rows.bases) + n)
         self._bind(cache)
-        layout = self._layout(1, rows, cache.length)
+        layout = self._ragged_layout(rows)
         call.rows, call.positions = layout.rows, positions.data_ptr()
         self._room(1, n, n, cache.capacity)
         call.keep, call.states = n, None
@@ -185,9 +185,9 @@ class Executor:
         self._call.states = self._taps
         return told
 
-    def takes_ragged(self, rows: RaggedRows, cache: StaticCache) -> bool:
-        """As :meth:`takes`."""
-        return sum(rows.counts) <= MOST_ROWS and type(cache.parts[0]) in _KINDS
+    def reads(self, cache: StaticCache) -> bool:
+        """Whether this kind of cache is one that the C code knows."""
+        return type(cache.parts[0]) in _KINDS
 
     def ragged(self, ids: torch.Tensor, positions: torch.Tensor, rows: RaggedRows, cache: StaticCache,
                keep: int, embedded: torch.Tensor | None = None) -> torch.Tensor:

@@ -7,7 +7,7 @@ module they are padded to one rectangle, whose extra rows see themselves only an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +48,9 @@ def run(forward: Forward | LeanForward, rows: RaggedRows, ids: Sequence[Sequence
     executor = getattr(forward, "executor", None)
     counts = rows.counts
     assert counts == [len(own) for own in ids]  # the executor reads by these
-    if executor is not None and executor.takes_ragged(rows, cache):
+    if executor is not None and executor.reads(cache) and max(counts) <= executor.most_rows:
+        if sum(counts) > executor.most_rows:
+            return _in_parts(forward, rows, ids, places, cache, last)
         flat = torch.tensor([[t for s in ids for t in s], [p for s in places for p in s]])
         embedded = None if getattr(forward, "prompts", None) is None else (
             forward.embed(flat[0]).float())  # type: ignore[union-attr]
@@ -58,6 +60,24 @@ def run(forward: Forward | LeanForward, rows: RaggedRows, ids: Sequence[Sequence
     if last and len(set(counts)) == 1:
         return list(logits)
     return [part[n - 1:n] if last else part[:n] for part, n in zip(logits, counts, strict=True)]
+
+
+def _in_parts(forward: Forward | LeanForward, rows: RaggedRows, ids: Sequence[Sequence[int]],
+              places: Sequence[Sequence[int]], cache: StaticCache, last: bool) -> list[torch.Tensor]:
+    """The same in several forwards, each over as many sequences as the executor takes at once."""
+    most, found = forward.executor.most_rows, []  # type: ignore[union-attr]
+    start = 0
+    while start < len(ids):
+        end, room = start, most
+        while end < len(ids) and len(ids[end]) <= room:
+            room -= len(ids[end])
+            end += 1
+        part = slice(start, end)
+        some = replace(rows, slots=rows.slots[part], bases=rows.bases[part], first=rows.first[part],
+                       trees=rows.trees[part])
+        found += [x.clone() for x in run(forward, some, ids[part], places[part], cache, last)]
+        start = end
+    return found
 
 
 def _padded(forward: Forward | LeanForward, rows: RaggedRows, ids: Sequence[Sequence[int]],

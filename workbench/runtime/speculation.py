@@ -24,6 +24,7 @@ from workbench.runtime.draft_length import Lengths
 from workbench.runtime.loop import Loop, Sequence
 from workbench.runtime.pays import Pays
 from workbench.runtime.spans import span
+from workbench.runtime.states import attach
 from workbench.runtime.verify import depths, walk
 from workbench.techniques.decoding import Drafters, Proposal
 
@@ -60,9 +61,15 @@ class SpeculativeLoop(Loop):
         self._samplers = [self.sampler.of(s.index) for s in self.sequences]
         self._waited = [0] * many
         self._kept: dict[int, int] = {}
+        attach(self)
 
     def mean_accepted(self) -> float:
         return self.emitted / self.turns if self.turns else 1.0
+
+    def prefill(self) -> None:
+        super().prefill()
+        if self.align == "equal" and self.active:
+            self.realign()
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -95,10 +102,6 @@ class SpeculativeLoop(Loop):
         if news:
             self.reason = news
             self.emit(Note(t_s=self.clock(), text=news))
-
-    def bases(self, which: Items[int]) -> list[int]:
-        """Column of the next row of each of these sequences."""
-        return [self.pads[i] + len(self.active[i].ids) - 1 for i in which]
 
     # -- draft --------------------------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class SpeculativeLoop(Loop):
 
     def _one_shape(self, which: Items[int], bases: list[int], proposals: list[Proposal]) -> bool:
         """All sequences, at one column, with trees of one shape: rows that need no bookkeeping."""
-        return len(which) == len(self.active) and all(b == bases[0] for b in bases) and all(
+        return len(which) == len(self.active) and self._level(bases) and all(
             p.parents == proposals[0].parents for p in proposals)
 
     def _rectangle(self, phase: str, total: int, ids: list[list[int]], places: list[list[int]],
@@ -264,8 +267,3 @@ class SpeculativeLoop(Loop):
             self.realigned += len(moved)
         self.cache.rewind(longest - 1)
         self.realign_s += self.clock() - started
-
-    def _leave(self, kept: list[int]) -> None:
-        super()._leave(kept)
-        if kept:
-            self.cache.rewind(max(self.pads[j] + len(self.active[j].ids) - 1 for j in range(len(kept))))
