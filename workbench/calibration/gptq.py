@@ -19,6 +19,8 @@ from workbench.errors import ModelError
 ESCALATE, ATTEMPTS = 10.0, 5
 #: Up to this many columns everything is computed in float64; above it in float32, as the authors do.
 EXACT_COLUMNS = 2048
+#: Rows whose errors are multiplied out at a time.
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,25 @@ def solve(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, *, act_order:
     the share of the mean diagonal added to the diagonal. ``hessian`` is not changed. Raises ModelError
     where weights or statistics are not finite, SettingsError where the group does not divide."""
     dtype = torch.float64 if weight.shape[1] <= EXACT_COLUMNS else torch.float32
-    w = weight.t().to(dtype).contiguous()  # [columns, rows]: a column is one run of memory
-    _refuse_not_finite(w, hessian)
-    width = grid.width(w.shape[0])
+    _refuse_not_finite(weight, hessian)
+    width = grid.width(weight.shape[1])
     diagonal = hessian.diagonal()
     dead = diagonal == 0
-    w[dead] = 0
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
     upper, used = _factor(hessian, dead, order, damp, dtype)
-    pairs = fit_all(w.t(), grid) if act_order else None
-    if order is not None:
-        w = w[order]
+    pairs = fit_all(_alive(weight, dead), grid, dtype) if act_order else None
+    w = _alive(weight, dead).t()  # [columns, rows]: a column is one run of memory
+    w = (w if order is None else w[order]).to(dtype).contiguous()
     q, pairs, error = _columns(w, upper, grid, width, pairs, order, block)
     if order is not None:
         back = torch.empty_like(q)
         back[order] = q
         q = back
     return Rounded(q.t().contiguous(), pairs.to(torch.bfloat16), error, used, int(dead.sum()))
+
+
+def _alive(weight: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:
+    return weight.masked_fill(dead, 0) if bool(dead.any()) else weight
 
 
 def _refuse_not_finite(w: torch.Tensor, hessian: torch.Tensor) -> None:
@@ -79,7 +83,7 @@ def _factor(hessian: torch.Tensor, dead: torch.Tensor, order: torch.Tensor | Non
     mean = float(hessian.diagonal().double().mean()) or 1.0
     for attempt in range(ATTEMPTS):
         used = damp * ESCALATE**attempt
-        h = hessian.to(dtype, copy=True) if order is None else hessian[order][:, order].to(dtype)
+        h = hessian.to(dtype, copy=True) if order is None else hessian[order[:, None], order].to(dtype)
         gone = dead if order is None else dead[order]
         h.diagonal()[gone] = mean
         h.diagonal().add_(used * mean)
@@ -140,8 +144,22 @@ def _reached(w: torch.Tensor, upper: torch.Tensor, errors: torch.Tensor, start: 
 
 def proxy_error(weight: torch.Tensor, q: torch.Tensor, pairs: torch.Tensor, bits: int,
                 hessian: torch.Tensor) -> float:
-    """tr[(W - Q) H (W - Q)^T] in float64: the squared output error summed over the calibration text."""
+    """tr[(W - Q) H (W - Q)^T], summed in float64: the squared output error over the calibration text.
+
+    Rows go by blocks, so that little is held beside the arguments."""
     from workbench.calibration.grids import dequantize
 
-    delta = weight.double() - dequantize(q, pairs, bits, torch.float64)
-    return float(((delta @ hessian.double()) * delta).sum())
+    dtype = torch.float64 if weight.shape[1] <= EXACT_COLUMNS else torch.float32
+    found, h = 0.0, hessian.to(dtype)
+    for rows in torch.arange(len(weight)).split(ROWS):
+        at = slice(int(rows[0]), int(rows[-1]) + 1)
+        delta = weight[at].to(dtype) - dequantize(q[at], pairs[:, at], bits, dtype)
+        found += float(((delta @ h) * delta).double().sum())
+    return found
+
+
+def output_square(weight: torch.Tensor, hessian: torch.Tensor) -> float:
+    """tr[W H W^T]: the squared output itself."""
+    dtype = torch.float64 if weight.shape[1] <= EXACT_COLUMNS else torch.float32
+    h = hessian.to(dtype)
+    return sum(float(((w.to(dtype) @ h) * w.to(dtype)).double().sum()) for w in weight.split(ROWS))

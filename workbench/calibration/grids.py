@@ -94,19 +94,21 @@ def values(q: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, grid: Gri
     return (q - grid.middle) * scale + offset
 
 
-def fit_all(w: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """``w`` [rows, columns] -> pairs [groups, rows, 2] in w's dtype."""
+def fit_all(w: torch.Tensor, grid: Grid, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """``w`` [rows, columns] -> pairs [groups, rows, 2] in ``dtype`` (default: w's)."""
     width = grid.width(w.shape[1])
-    return torch.stack([fit(part, grid) for part in w.split(width, 1)])
+    return torch.stack([fit(part.to(dtype or w.dtype), grid) for part in w.split(width, 1)])
 
 
 def round_to_nearest(w: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     """``w`` [rows, columns] -> q uint8 [rows, columns], pairs bfloat16 [groups, rows, 2]."""
-    pairs = fit_all(w, grid)
+    dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
+    pairs = fit_all(w, grid, dtype)
     width = grid.width(w.shape[1])
-    parts = [codes(part, pair[:, :1], pair[:, 1:], grid)
-             for part, pair in zip(w.split(width, 1), pairs, strict=True)]
-    return torch.cat(parts, 1).to(torch.uint8), pairs.to(torch.bfloat16)
+    q = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
+    for i, (part, pair) in enumerate(zip(w.split(width, 1), pairs, strict=True)):
+        q[:, i * width:(i + 1) * width] = codes(part.to(dtype), pair[:, :1], pair[:, 1:], grid)
+    return q, pairs.to(torch.bfloat16)
 
 
 def dequantize(q: torch.Tensor, pairs: torch.Tensor, bits: int, dtype: torch.dtype = torch.float32

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from workbench.calibration.gptq import Rounded, proxy_error, solve
+from workbench.calibration.gptq import Rounded, output_square, proxy_error, solve
 from workbench.calibration.grids import Grid, dequantize, round_to_nearest
 from workbench.calibration.recipe import Recipe
 from workbench.calibration.scaling import scale_layer
@@ -65,12 +65,12 @@ class Quantizer:
         linear = layer.linears[name]
         weight = linear.weight.detach()
         grid = fitting(self.recipe.grid, weight.shape[1], f"{layer.name}.{name}")
-        plain = round_to_nearest(weight.float(), grid)
+        plain = round_to_nearest(weight, grid)
         nearest = proxy_error(weight, *plain, grid.bits, gram)
         rounded = Rounded(*plain, nearest, 0.0, 0) if self.recipe.rounding == "nearest" else solve(
             weight, gram, grid, act_order=self.recipe.act_order, damp=self.recipe.damp)
         error = proxy_error(weight, rounded.q, rounded.pairs, grid.bits, gram)
-        signal = float(((weight.double() @ gram.double()) * weight.double()).sum())
+        signal = output_square(weight, gram)
         self._found[f"{name}.planes"] = planes.pack(rounded.q, grid.bits)
         self._found[f"{name}.pairs"] = rounded.pairs
         self._found[f"{name}.report"] = torch.tensor(
