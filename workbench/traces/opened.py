@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import io
 import json
 import re
@@ -19,6 +20,8 @@ from workbench.traces import critical, fusion, measures, read
 if TYPE_CHECKING:
     from workbench.store import Run
 
+#: The module that draws a timeline in a notebook, by name: nothing here imports a view.
+_NOTEBOOK_TIMELINE = "workbench.widgets.timeline"
 Progress = Callable[[float], None] | None
 
 
@@ -177,6 +180,10 @@ class Trace:
             f"{_time(row['gain_us'])} "
             "(estimated: gaps and launches; memory traffic not counted)."
         ]
+
+    def timeline(self) -> Any:
+        """A widget that pans and zooms over all events, never drawing more than 20,000 marks."""
+        return importlib.import_module(_NOTEBOOK_TIMELINE).timeline(self)
 
     def figures(self) -> list[dict[str, Any]]:
         """Plotly dicts: kernels by name, idle by cause, queue over time, the critical path."""

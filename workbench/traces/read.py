@@ -234,7 +234,7 @@ def _last(text: bytes, found: Columns) -> Iterator[bytes]:
 
 
 def _array_end(block: bytes) -> int | None:
-    """Where the bracket that closes the array of events stands in ``block``, None when it goes on behind it."""
+    """Where the bracket stands that closes the array of events, None when that goes on behind ``block``."""
     try:
         _skim.decode(b"[" + block + b"]")
     except msgspec.ValidationError:
