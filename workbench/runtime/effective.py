@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench.events import Effective
@@ -36,6 +36,7 @@ class Facts:
     mean_accepted: float = 1.0
     schedule: str = ""  # how a batch's different lengths were dealt with; empty for one sequence
     fallback: str = ""  # what the fallback did
+    says: dict[str, str] = field(default_factory=dict)  # a control of the decoding -> what really ran
     watched: bool = False
     finished: bool = False
 
@@ -88,6 +89,8 @@ def runs_of(layers: list[str]) -> str:
 
 
 def _decoding(knob: str, value: Any, settings: Settings, facts: Facts) -> tuple[str, str]:
+    if knob in facts.says:
+        return facts.says[knob], ""
     if knob == "draft":
         return facts.draft or str(value), ""
     if knob == "rule" and settings.sampling.temperature == 0:

@@ -422,6 +422,7 @@ class Generation:
             ended=loop.sequences[0].ended or "cancelled",
             new_tokens=sum(s.new for s in loop.sequences), verifications=loop.verifications,
             drafted=loop.drafted, accepted=loop.accepted, mean_accepted=loop.mean_accepted(),
+            says=loop.drafters.says() if isinstance(loop, SpeculativeLoop) else {},
             watched=self.monitor is not None, finished=finished)
 
     def _output(self) -> Output:

@@ -75,6 +75,14 @@ class Sampler:
             return argmax(logits)
         return self.draw(self.probabilities(logits), positions, sequences)
 
+    def scores(self, logits: torch.Tensor, positions: list[int]) -> torch.Tensor:
+        """[n, V] -> [n, V] whose largest entry is what :meth:`choose` takes: a draft's next guesses are
+        the next largest."""
+        if self.greedy:
+            return logits
+        probs = self.probabilities(logits)
+        return probs / torch.stack([self._race(probs.shape[-1], self.sequence, p, 0) for p in positions])
+
     def draw(self, probs: torch.Tensor, positions: list[int], sequences: list[int] | None = None,
              stream: int = 0) -> torch.Tensor:
         """[n, V] probabilities -> int64 [n]. Another ``stream`` is independent noise."""

@@ -54,6 +54,10 @@ class Drafter:
     does not heed it has its proposal cut behind its ``most`` first tokens."""
 
     most: int = 1 << 30
+    #: Hidden states of the target that this drafter reads: layer numbers, see ``runtime/states.py``.
+    taps: tuple[int, ...] = ()
+    #: They, once the loop has begun (``runtime.states.View``).
+    states: Any = None
 
     def propose(self, tokens: list[int], budget: int) -> Proposal:
         """At most ``budget`` tokens that may follow ``tokens`` (prompt and output so far)."""
@@ -66,6 +70,13 @@ class Drafter:
     def memory_bytes(self) -> int:
         """Bytes this drafter holds (weights and cache)."""
         return 0
+
+    def says(self) -> dict[str, str]:
+        """Control name -> what really ran, for the controls whose value is not the whole story."""
+        return {}
+
+    def ended(self) -> None:
+        """Its sequence has ended."""
 
 
 class Drafters:
@@ -94,6 +105,12 @@ class Drafters:
 
     def drop(self, which: int) -> None:
         """Sequence ``which`` has ended."""
+        if self.each:
+            self.each[which].ended()
+
+    def says(self) -> dict[str, str]:
+        """As :meth:`Drafter.says`, of the first sequence."""
+        return self.each[0].says() if self.each else {}
 
     def memory_bytes(self) -> int:
         """Bytes that all of them hold."""
