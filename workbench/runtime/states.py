@@ -21,6 +21,7 @@ from workbench.runtime.cache import FullLayer, StaticCache
 
 if TYPE_CHECKING:
     from workbench.runtime.ragged import RaggedRows
+    from workbench.runtime.speculation import SpeculativeLoop
 
 
 class StateLayer(FullLayer):
@@ -85,6 +86,46 @@ def keep_states(cache: StaticCache, config: Any, taps: Sequence[int], device: to
         cache.states = States(cache, config.hidden_size, device, dtype)
     cache.states.ask(taps)
     return cache.states
+
+
+class View:
+    """One sequence's states by position, wherever the loop has put the sequence."""
+
+    def __init__(self, loop: SpeculativeLoop, sequence: int) -> None:
+        self._loop, self._sequence = loop, sequence
+
+    def rows(self, tap: int, start: int, end: int) -> torch.Tensor:
+        """[end - start, hidden] of the tokens at positions ``start`` to ``end``, a view."""
+        slot, pad = self.where()
+        states = self._loop.cache.states
+        assert states is not None
+        return states.of(tap, pad + start, pad + end, slot)
+
+    def where(self) -> tuple[int, int]:
+        """The sequence's place in the cache and the column of its first token."""
+        slot = next(i for i, s in enumerate(self._loop.active) if s.index == self._sequence)
+        return slot, self._loop.pads[slot]
+
+    def enter(self, states: torch.Tensor, layer: int, tokens: int) -> torch.Tensor:
+        """Rows [n, hidden] that follow the first ``tokens`` tokens, one after the other, through the layers
+        from ``layer`` on -> logits [n, V]. They leave nothing behind."""
+        slot, pad = self.where()
+        loop, n = self._loop, len(states)
+        rows = loop.masks.ragged([slot], [pad + tokens], [tuple(range(-1, n - 2))])
+        places = torch.arange(tokens, tokens + n, device=loop.forward.device)
+        return loop.forward.enter(states, layer, places, rows, loop.cache)
+
+
+def attach(loop: SpeculativeLoop) -> None:
+    """Give the loop's drafters the hidden states that they ask for (``Drafter.taps``)."""
+    each = loop.drafters.each
+    taps = sorted({tap for drafter in each for tap in drafter.taps})
+    if not taps:
+        return
+    dtype = torch.float32 if loop.forward.device.type == "cpu" else loop.forward.dtype
+    keep_states(loop.cache, loop.forward.config, taps, loop.forward.device, dtype)
+    for index, drafter in enumerate(each):
+        drafter.states = View(loop, index)
 
 
 @contextlib.contextmanager
