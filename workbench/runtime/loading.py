@@ -265,14 +265,19 @@ class Filler:
     def _pack(self, name: str, module: nn.Module) -> None:
         own = module._parameters
         assert own["weight"] is not None
-        if self.prepared is not None:
-            return self._pack_prepared(name, module)
+        technique = self.technique
+        if self.prepared is not None:  # a mixture names a technique for matrices without codes
+            named = getattr(self.prepared, "method", None)
+            chosen = None if named is None else named(name)
+            if chosen is None:
+                return self._pack_prepared(name, module)
+            technique = chosen
         weight = self._take(name, module, "weight", own["weight"])
         held = own.get("bias")
         bias = None if held is None else self._take(name, module, "bias", held)
         if not isinstance(module, nn.Linear):  # GPT-2's Conv1D keeps [in, out]
             weight = weight.t().contiguous()
-        self._place(name, self.technique.pack(weight, bias))
+        self._place(name, technique.pack(weight, bias))
         return None
 
     def _pack_prepared(self, name: str, module: nn.Module) -> None:
