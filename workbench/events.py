@@ -110,7 +110,9 @@ class Commit(Event, frozen=True, kw_only=True, tag="commit"):
 class Draft(Event, frozen=True, kw_only=True, tag="draft"):
     """The outcome of one verification: ``drafted`` proposed, ``accepted`` kept, ``emitted`` in all.
 
-    ``proposed``: the drafted tokens' text, joined by U+241F, for the ribbon (bounded)."""
+    ``proposed``: the drafted tokens' text, joined by U+241F, for the ribbon. ``parents``: for each of
+    them the place of the one before it, -1 for the root, joined by commas; empty for a chain. ``kept``:
+    places of those that were kept, in order; empty where they are the first ``accepted`` ones."""
 
     step: int
     drafted: int
@@ -121,6 +123,8 @@ class Draft(Event, frozen=True, kw_only=True, tag="draft"):
     verify_s: float = 0.0
     sequence: int = 0
     proposed: str = ""
+    parents: str = ""
+    kept: str = ""
 
 
 class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
