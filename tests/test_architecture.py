@@ -60,7 +60,8 @@ MAY = {
     "cli": VIEW | {"sensitivity", "quantized", "engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
-ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels")}  # `doctor` looks at the native library
+ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels"),  # `doctor` looks at the native library
+        ("cli", "zoo.recipes")}  # `models widen` makes a model
 HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywidgets", "IPython",
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
