@@ -124,3 +124,19 @@ def why_not(head: str, method: str, target: str, shape: ModelShape | None = None
     if spec.method != method:
         return f"the head in {head!r} is a {spec.method} head; set decoding={spec.method}. {advice(method)}"
     return spec.mismatch(shape) if shape is not None else None
+
+
+def none_for(head: str, method: str, shape: ModelShape) -> str | None:
+    """Why no head that is known here fits a target of this shape, whichever model that is; or None."""
+    if head != "auto":
+        return why_not(head, method, "", shape)
+    from workbench import zoo
+
+    known = [*zoo.heads().glob(f"*/{method}/{SPEC}"), *home().glob(f"*/{method}/{SPEC}")]
+    for file in known:
+        try:
+            if HeadSpec.read(file.parent).mismatch(shape) is None:
+                return None
+        except ModelError:
+            continue
+    return f"no {method} head is known for a model of this shape. {advice(method)}"

@@ -26,12 +26,19 @@ class Proposal:
     """A token tree without its root, in topological order.
 
     ``tokens`` [n]; ``parents`` [n]: index into ``tokens`` or -1 for the root (``parents[i] < i``);
-    ``probs`` [n]: distribution [V] each token was drawn from, or None for a deterministic choice."""
+    ``probs`` [n]: distribution [V] each token was drawn from, or None for a deterministic choice;
+    ``prompts``: how many tokens at the end are no guesses but prompt tokens (ids beyond the vocabulary)."""
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     probs: list[torch.Tensor | None] = field(default_factory=list)
     seconds: float = 0.0
+    prompts: int = 0
+
+    @property
+    def guesses(self) -> list[int]:
+        """The tokens that may be accepted."""
+        return self.tokens[:len(self.tokens) - self.prompts]
 
     @classmethod
     def chain(cls, tokens: list[int], probs: list[torch.Tensor | None] | None = None,
@@ -44,7 +51,8 @@ class Proposal:
         """The tree of the first ``most`` tokens; parents come before their children."""
         if len(self.tokens) <= most:
             return self
-        return Proposal(self.tokens[:most], self.parents[:most], self.probs[:most], self.seconds)
+        prompts = max(0, self.prompts - (len(self.tokens) - most))
+        return Proposal(self.tokens[:most], self.parents[:most], self.probs[:most], self.seconds, prompts)
 
 
 class Drafter:
