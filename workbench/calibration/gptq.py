@@ -25,7 +25,7 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Rounded:
-    """``q`` uint8 [rows, columns], ``pairs`` bfloat16 [groups, rows, 2]; ``error`` is the sum of e^2, in
+    """``q`` uint8 [rows, columns], ``pairs`` [groups, rows, 2]; ``error`` is the sum of e^2, in
     units of H times weight squared; ``damp`` what was needed in the end; ``dead``: inputs that are
     always zero."""
 
@@ -59,7 +59,7 @@ def solve(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, *, act_order:
         back = torch.empty_like(q)
         back[order] = q
         q = back
-    return Rounded(q.t().contiguous(), pairs.to(torch.bfloat16), error, used, int(dead.sum()))
+    return Rounded(q.t().contiguous(), pairs.to(grid.pair_dtype), error, used, int(dead.sum()))
 
 
 def _alive(weight: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 The same layout as the int4 module and the bit planes: pairs [groups, rows, 2] of (scale, offset).
 Asymmetric: from the group's minimum to its maximum. Symmetric: z = 0, s = max|w| / (2^(b-1) - 1).
+``integer``: asymmetric with a whole zero point, z = (2^(b-1) - zero) s, zero in 0 .. 2^b - 1, as the file
+formats of other engines store it; the pairs are then float32, because z needs more than bfloat16's bits.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from workbench.errors import SettingsError
 CLIP_STEPS, CLIP_RANGE, CLIP_NORM = 40, 0.8, 2.4
 
 
+#: With whole zero points no scale is smaller, so that every scale is exact in float16 too.
+LEAST_SCALE = 2.0**-14
+
+
 @dataclass(frozen=True)
 class Grid:
     """``group`` columns share a scale; 0: the whole row. ``clip``: search for a smaller range."""
@@ -25,6 +31,11 @@ class Grid:
     group: int = 0
     symmetric: bool = False
     clip: bool = False
+    integer: bool = False
+
+    @property
+    def pair_dtype(self) -> torch.dtype:
+        return torch.float32 if self.integer and not self.symmetric else torch.bfloat16
 
     @property
     def middle(self) -> int:
@@ -72,8 +83,16 @@ def _fit(w: torch.Tensor, grid: Grid) -> torch.Tensor:
         scale = w.abs().amax(1) / max(1, grid.middle - 1)
         return torch.stack((_bf16(scale.clamp_(min=1e-30)), torch.zeros_like(scale)), 1)
     low, high = w.amin(1), w.amax(1)
+    if grid.integer:
+        return _whole(low.clamp(max=0), high.clamp(min=0), grid)
     scale = _bf16(((high - low) / grid.top).clamp_(min=1e-30))
     return torch.stack((scale, _bf16(low + grid.middle * scale)), 1)
+
+
+def _whole(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> torch.Tensor:
+    scale = _bf16(((high - low) / grid.top).clamp_(min=LEAST_SCALE))
+    zero = (-low / scale).round_().clamp_(0, grid.top)
+    return torch.stack((scale, (grid.middle - zero) * scale), 1)
 
 
 def _bf16(x: torch.Tensor) -> torch.Tensor:
@@ -101,14 +120,14 @@ def fit_all(w: torch.Tensor, grid: Grid, dtype: torch.dtype | None = None) -> to
 
 
 def round_to_nearest(w: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """``w`` [rows, columns] -> q uint8 [rows, columns], pairs bfloat16 [groups, rows, 2]."""
+    """``w`` [rows, columns] -> q uint8 [rows, columns], pairs [groups, rows, 2]."""
     dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
     pairs = fit_all(w, grid, dtype)
     width = grid.width(w.shape[1])
     q = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
     for i, (part, pair) in enumerate(zip(w.split(width, 1), pairs, strict=True)):
         q[:, i * width:(i + 1) * width] = codes(part.to(dtype), pair[:, :1], pair[:, 1:], grid)
-    return q, pairs.to(torch.bfloat16)
+    return q, pairs.to(grid.pair_dtype)
 
 
 def dequantize(q: torch.Tensor, pairs: torch.Tensor, bits: int, dtype: torch.dtype = torch.float32

@@ -75,6 +75,11 @@ class Opened:
         self.change: Change | None = None
 
     @property
+    def swapped(self) -> bool:
+        """Whether the layer in memory keeps its matrices transposed (they were replaced)."""
+        return bool(self._swapped)
+
+    @property
     def width(self) -> int:
         return int(self.model.config.hidden_size)
 

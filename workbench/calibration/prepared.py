@@ -19,9 +19,10 @@ from workbench.calibration.layers import Opened
 from workbench.calibration.quantizer import Quantizer, fitting
 from workbench.calibration.recipe import Recipe
 from workbench.calibration.rotation import Rotation, write_outside
-from workbench.errors import Cancelled, ModelError
+from workbench.errors import Cancelled, ModelError, SettingsError
 from workbench.events import Event, Progress
 from workbench.machine import home
+from workbench.quantized.scheme import scheme_of
 from workbench.runtime.checkpoint import Checkpoint
 from workbench.runtime.loading import is_matrix, skeleton
 from workbench.runtime.packed import Packed
@@ -55,11 +56,14 @@ class Prepared:
         q = planes.unpack(self._files.read(f"{name}.planes")).to(torch.uint8)
         return q, self._files.read(f"{name}.pairs")
 
-    def pack(self, name: str, bias: torch.Tensor | None, device: torch.device) -> Packed:
-        """The module that multiplies by matrix ``name``."""
+    def pack(self, name: str, bias: torch.Tensor | None, device: torch.device,
+             shape: tuple[int, int]) -> Packed:
+        """The module that multiplies by matrix ``name``, [rows, columns] of ``shape``."""
         if not self.holds(name):
             raise ModelError(f"{self.folder} has no codes of {name}; delete that folder to make them again")
         q, pairs = self.codes(name)
+        if q.shape != shape:
+            raise ModelError(f"{self.folder} has another shape of {name}; delete that folder")
         return module_of(q, pairs, self.recipe.bits, bias, device)
 
     def parameters(self) -> list[str]:
@@ -134,6 +138,10 @@ def refuse(settings: Settings, recipe: Recipe, source: Source) -> None:
     """What cannot work, before anything is read. Raises SettingsError, ModelError."""
     from workbench.runtime.guard import layers_of
 
+    stored = scheme_of(source.config)
+    if stored is not None and not source.random:
+        raise SettingsError(f"the model in {source.folder} is quantized already ({stored.describe()}); open "
+                            "the original model to quantize it another way")
     model = skeleton(source, torch.float32, settings.model.trust_remote_code)
     if recipe.rotation or recipe.scaling:
         rotation.refuse(model.config)

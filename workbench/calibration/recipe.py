@@ -17,7 +17,8 @@ VERSION = 1
 class Recipe:
     """``rounding``: gptq or nearest. ``scaling``: activation-aware scaling first. ``rotation``: the
     residual stream rotated first. ``clip``: search for smaller ranges. ``sequential``: inside a layer,
-    later matrices see the rounding of earlier ones. ``text``: bundled, or a text file's path."""
+    later matrices see the rounding of earlier ones. ``integer``: whole zero points, as file formats
+    have them. ``text``: bundled, or a text file's path."""
 
     bits: int = 4
     group: int = 64
@@ -29,6 +30,7 @@ class Recipe:
     damp: float = 0.01
     clip: bool = False
     sequential: bool = True
+    integer: bool = False
     samples: int = 128
     length: int = 512
     text: str = "bundled"
@@ -45,7 +47,7 @@ class Recipe:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.bits, self.group, self.symmetric, self.clip)
+        return Grid(self.bits, self.group, self.symmetric, self.clip, self.integer)
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "version": VERSION}

@@ -76,7 +76,7 @@ def load_model(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | N
     advice = "choose int4 weights, stream the layers (tiers=stream), or take a smaller model"
     try:
         with explained(f"loading the model on {device}", advice), torch.no_grad():
-            prepared = settings.weights.prepare(settings, emit, cancelled)
+            prepared = _prepared(settings, source, emit, cancelled)
             _refuse_too_big(settings, shape, device, parked is not None, advice)
             filler = Filler(model, settings, source, device, dtype, emit, cancelled,
                             prepared)
@@ -184,7 +184,7 @@ class Filler:
         self.packed: dict[str, Packed] = {}
         self.left: list[str] = []  # expert stacks, which no technique packs
         self._shared: dict[int, nn.Parameter] = {}  # id of meta parameter -> filled (tied weights)
-        self._tensors = tensors_of(model, settings, source)
+        self._tensors = tensors_of(model, settings, source, prepared)
         self._untie()
         self._total = sum(p.numel() * p.element_size() for p in model.parameters())
         self._done = 0
@@ -286,7 +286,8 @@ class Filler:
         bias = None if held is None else self._take(name, module, "bias", held)
         self._done += weight.numel() * weight.element_size()
         self._check()
-        self._place(name, self.prepared.pack(name, bias, self.device))
+        rows, columns = weight.shape if isinstance(module, nn.Linear) else weight.shape[::-1]
+        self._place(name, self.prepared.pack(name, bias, self.device, (rows, columns)))
 
     def _place(self, name: str, packed: nn.Module) -> None:
         parent, _, key = name.rpartition(".")
@@ -340,12 +341,29 @@ def is_matrix(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def tensors_of(model: Any, settings: Settings, source: Source) -> _Random | _Stored:
+def tensors_of(model: Any, settings: Settings, source: Source, prepared: Any = None
+               ) -> _Random | _Stored:
     """What fills a skeleton, by tensor: ``get(name, module, key, param)``, ``close()``.
 
-    Raises ModelError where the checkpoint does not hold what the skeleton needs."""
+    ``prepared``: what holds matrices beside the checkpoint's own tensors. Raises ModelError where the
+    checkpoint does not hold what the skeleton needs."""
     return (_Random(model, settings.seed) if source.random
-            else _Stored(model, source, settings.model.allow_pickle))
+            else _Stored(model, source, settings.model.allow_pickle, prepared))
+
+
+def _prepared(settings: Settings, source: Source, emit: Emit, cancelled: Callable[[], bool] | None) -> Any:
+    """Codes of the matrices where they are known before loading: the checkpoint's own, or calibrated ones."""
+    from workbench.quantized.read import File
+
+    stored = File.of(source)
+    if stored is None:
+        return settings.weights.prepare(settings, emit, cancelled)
+    if settings.weights.name() not in ("bf16", "fp32"):
+        stored.close()
+        raise SettingsError(f"the model in {source.folder} is quantized already "
+                            f"({stored.scheme.describe()}); set weights=bf16 to run it as it is, or open "
+                            f"the original model to quantize it as {settings.weights.name()}")
+    return stored
 
 
 class _Random:
@@ -385,8 +403,9 @@ class _Random:
 class _Stored:
     """Tensors of a checkpoint by the module's names; checked to be complete before the first read."""
 
-    def __init__(self, model: Any, source: Source, allow_pickle: bool) -> None:
+    def __init__(self, model: Any, source: Source, allow_pickle: bool, prepared: Any = None) -> None:
         self._source, self.converted = source, False
+        self._held = (lambda name: False) if prepared is None else prepared.holds
         self._pickled: dict[str, torch.Tensor] = {}
         self._files: Checkpoint | GgufCheckpoint = Checkpoint([])
         self._open(allow_pickle)
@@ -418,7 +437,7 @@ class _Stored:
         """Parameters without a tensor. Tied ones are stored under any one of their names."""
         self._stored_name: dict[int, str] = {}
         for name, param in model.named_parameters(remove_duplicate=False):
-            if self._prefix(name) in names:
+            if self._prefix(name) in names or self._held(name.removesuffix(".weight")):
                 self._stored_name.setdefault(id(param), name)
         return [n for n, p in model.named_parameters() if id(p) not in self._stored_name]
 
