@@ -1,4 +1,5 @@
-"""A trace on a timeline that pans and zooms: the browser asks for a window, a pyramid answers with few marks.
+"""A trace on a timeline that pans and zooms: the browser asks for a window, a pyramid answers with few
+marks.
 
 However many events a trace has, at most 20,000 marks cross to the browser and are drawn on one canvas.
 """
@@ -25,8 +26,8 @@ _MOST_NAMES = 4_000
 class Timeline(anywidget.AnyWidget):
     """``window``: what is shown, [start, end] in microseconds from the trace's beginning.
 
-    Marks travel as one binary message: per mark three float32 (start in the window, length, events in it) and
-    two int32 (lane, name)."""
+    Marks travel as one binary message: per mark three float32 (start in the window, length, events in it)
+    and two int32 (lane, name)."""
 
     _esm = (STATIC / "timeline.js").read_text("utf-8")
     lanes: Any = traitlets.List().tag(sync=True)

@@ -62,7 +62,7 @@ def ours(path: Path) -> dict[str, object]:
     t = trace(path)
     times, launches = t.temporal(), t.launches()
     first = times.row(0, named=True) if len(times) else {}
-    idle = dict(t.idle().group_by("cause").agg(pl.col("idle_us").sum()).rows())
+    idle = dict(t.idle(begun=True).group_by("cause").agg(pl.col("idle_us").sum()).rows())
     over = t.overlap()
     return {
         "temporal": {

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def command(source: str, top: int, as_json: bool) -> None:
     """Analyse SOURCE: a Chrome or Kineto trace (.json, .json.gz; of PyTorch's profiler, HTA, a run's
-    export), a run's
-    id, or `last`."""
+    export), a run's id, or `last`."""
     from rich.progress import Progress
 
     from workbench.panels.base import say

@@ -30,8 +30,7 @@ def trace(
     """Open a trace file, a run, or a run's id.
 
     ``progress(share)`` is called while a file is read. Raises TraceError with one sentence for what is no
-    trace,
-    Cancelled when ``cancelled()`` says so."""
+    trace, Cancelled when ``cancelled()`` says so."""
     from workbench.traces.opened import open_trace
 
     return open_trace(source, progress, cancelled)

@@ -1,10 +1,10 @@
-"""The critical path: walked back from the last event to the first, always to what the present one waited for.
+"""The critical path: walked back from the last event to the first, always to what the present one waited
+for.
 
 A kernel waits for the later of two: the end of the kernel before it in its stream, or its launch call. A
-host range
-waits for the range before it on its thread; a synchronizing call for the last kernel that ended within it.
-The pieces
-lie end to end, so they sum to the span; time in which nothing on the path ran is ``waiting``.
+host range waits for the range before it on its thread; a synchronizing call for the last kernel that ended
+within it. The pieces lie end to end, so they sum to the span; time in which nothing on the path ran is
+``waiting``.
 """
 
 from __future__ import annotations
@@ -160,12 +160,12 @@ class _Walk:
             self._add(until, at, "host", name)
             self._add(self.work[kernel][1], until, "host", sync)
             return min(self.work[kernel][1], at), kernel
-        self._add(start, at, "host", name)
+        self._add(start, at, "launch" if name in measures.LAUNCHES else "host", name)
         return start, None
 
     def _waited(self, start: float, at: float) -> tuple[int, float, str] | None:
-        """The last synchronizing call in (start, at] that waited for a kernel: that kernel, the call's
-        end, its name."""
+        """The last synchronizing call in (start, at] that waited for a kernel: that kernel, the call's end,
+        its name."""
         i = bisect_right(self.synced, at + _SAME) - 1
         while i >= 0 and self.synced[i] > start:
             began, ended, name = self.syncs[i]

@@ -12,11 +12,10 @@ from workbench.traces import measures
 def candidates(frame: pl.DataFrame, least: int = 2, most: int = 6, top: int = 20) -> pl.DataFrame:
     """Sequences of ``least`` to ``most`` kernels in one stream, with how often they come and ``gain_us``.
 
-    The gain is an estimate and an upper bound: the gaps between the kernels of the sequence and, where the
-    host is the
-    limit, its time in all launches but one; what fusing saves in memory traffic is not known from a trace.
-    Sequences are counted without
-    overlap, and one that is part of a longer one with as many repetitions is left out."""
+    The gain is an estimate and an upper bound: the larger of the gaps between the kernels of the sequence
+    and, where the host is the limit, its time in all launches but one; what fusing saves in memory traffic
+    is not known from a trace. Sequences are counted without overlap, and one that is part of a longer one
+    with as many repetitions is left out."""
     work = measures.kernels(frame).filter(pl.col("kind") == "compute")
     hosted = measures.tklqt(frame).bound == "host"
     calls = measures.launches(frame).select("correlation", "call_us").unique("correlation")
@@ -29,8 +28,13 @@ def candidates(frame: pl.DataFrame, least: int = 2, most: int = 6, top: int = 20
     kept = [
         (names, count, gain)
         for names, (count, gain) in found.items()
-        if not any(
-            len(longer) > len(names) and found[longer][0] >= count and _within(names, longer)
+        if gain > 0
+        and not _repeats(names)
+        and not any(
+            len(longer) > len(names)
+            and found[longer][0] >= count
+            and _within(names, longer)
+            and not _repeats(longer)
             for longer in found
         )
     ]
@@ -42,6 +46,12 @@ def candidates(frame: pl.DataFrame, least: int = 2, most: int = 6, top: int = 20
         ],
         schema={"kernels": pl.String, "length": pl.Int64, "count": pl.Int64, "gain_us": pl.Float64},
     )
+
+
+def _repeats(names: tuple[str, ...]) -> bool:
+    """A shorter sequence, several times."""
+    size = len(names)
+    return any(names == names[:p] * (size // p) for p in range(1, size) if size % p == 0)
 
 
 def _count(
@@ -60,7 +70,7 @@ def _count(
                 continue
             last[key] = at
             count, gain = found.get(key, (0, 0.0))
-            saved = sum(gaps[at + 1 : at + length]) + sum(calls[at + 1 : at + length])
+            saved = max(sum(gaps[at + 1 : at + length]), sum(calls[at + 1 : at + length]))
             found[key] = (count + 1, gain + saved)
 
 

@@ -2,8 +2,8 @@
 time.
 
 A pyramid is built once: level k merges neighbours of a lane that are closer than 2^k of the base
-resolution. A window
-then takes the finest level whose marks are few enough, so drawing costs the same at every zoom.
+resolution. A window then takes the finest level whose marks are few enough, so drawing costs the same at
+every zoom.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ class Pyramid:
 
     def window(self, start: float, end: float, width: int, max_marks: int = 20_000) -> pl.DataFrame:
         """At most ``max_marks`` marks that touch [start, end] when drawn ``width`` pixels wide: ``ts, dur,
-        lane, name,
-        count, busy``. ``count``: events in the mark, ``busy``: their covered time (both 1 event's where it
-        is one).
+        lane, name, count, busy``. ``count``: events in the mark, ``busy``: their covered time (both 1
+        event's where it is one).
 
         Raises ValueError for an empty window."""
         if not end > start or width < 1:

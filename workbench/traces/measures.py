@@ -1,8 +1,8 @@
 """What a trace says about where time went, as frames; times in microseconds.
 
 Definitions are those of Holistic Trace Analysis where it has one, so that figures can be compared; TKLQT is
-SKIP's
-(total kernel launch and queuing time: from the beginning of a launch call to the beginning of its kernel).
+SKIP's (total kernel launch and queuing time: from the beginning of a launch call to the beginning of its
+kernel).
 """
 
 from __future__ import annotations
@@ -193,36 +193,42 @@ def self_times(rows: pl.DataFrame) -> intervals.Array:
 
 
 def launches(frame: pl.DataFrame) -> pl.DataFrame:
-    """Every launch call with its kernel: ``call_us`` on the host, ``delay_us`` from the call's end to the
-    kernel's
-    beginning, ``wait_us`` from the call's beginning (TKLQT adds these up), ``kernel_us``."""
+    """Every launch call with the first kernel that it began: ``call_us`` on the host, ``delay_us`` from the
+    call's end to the kernel's beginning, ``wait_us`` from the call's beginning (TKLQT adds these up),
+    ``kernel_us`` of work.
+
+    A graph is one launch; ``kernels`` says how many it has."""
     calls = frame.filter(
         pl.col("name").cast(pl.String).is_in(LAUNCHES) & pl.col("correlation").is_not_null()
-    )
+    ).unique("correlation", keep="first", maintain_order=True)
     work = kernels(frame).filter(pl.col("correlation").is_not_null())
+    begun = work.group_by("correlation", maintain_order=True).agg(
+        pl.col("name", "kind", "stream", "device", "ts").first(),
+        pl.col("end").max(),
+        kernel_us=pl.col("dur").sum(),
+        kernels=pl.len(),
+    )
     joined = calls.select(
         "correlation", call=pl.col("name"), call_ts="ts", call_us=pl.col("dur"), thread="tid"
-    ).join(
-        work.select(
-            "correlation", "name", "kind", "stream", "device", "ts", "end", kernel_us=pl.col("dur")
-        ),
-        on="correlation",
-        how="inner",
-    )
+    ).join(begun, on="correlation", how="inner")
     return joined.with_columns(
         delay_us=pl.col("ts") - pl.col("call_ts") - pl.col("call_us"),
         wait_us=pl.col("ts") - pl.col("call_ts"),
     ).sort("ts")
 
 
-def idle(frame: pl.DataFrame, delay_us: float = KERNEL_DELAY_US) -> pl.DataFrame:
-    """Idle time of every stream by cause. host: the next kernel was launched after the last one had ended;
-    kernel: it
-    had been launched, and the gap is the device's own, ``delay_us`` at most; other: launched in time, yet
-    late (it
-    waited for another stream, a copy, an event)."""
+def idle(frame: pl.DataFrame, delay_us: float = KERNEL_DELAY_US, begun: bool = False) -> pl.DataFrame:
+    """Idle time of every stream by cause.
+
+    host: the launch of the next kernel was not through when the last kernel ended; kernel: it was, and the
+    gap is the device's own, shorter than ``delay_us``; other: launched in time, yet late (it waited for
+    another stream, a copy, an event). ``begun``: HTA's rule, by which a launch counts from the beginning of
+    its call on; a gap that a slow launch call makes is then the device's."""
     work = kernels(frame)
-    calls = launches(frame).select("correlation", "call_ts", "stream").unique(["correlation", "stream"])
+    through = pl.col("call_ts") + (0.0 if begun else pl.col("call_us"))
+    calls = (
+        launches(frame).select("correlation", "stream", through=through).unique(["correlation", "stream"])
+    )
     work = work.join(calls, on=["correlation", "stream"], how="left", maintain_order="left")
     work = work.sort("device", "stream", "ts", maintain_order=True).with_columns(
         before=pl.col("end").cum_max().shift(1).over("device", "stream")
@@ -233,7 +239,7 @@ def idle(frame: pl.DataFrame, delay_us: float = KERNEL_DELAY_US) -> pl.DataFrame
     # A processor that runs its kernels itself, without launches, is idle for nothing but its own other work.
     hosted = pl.lit(not len(calls)) & pl.col("device").is_null()
     cause = (
-        pl.when((pl.col("call_ts") > pl.col("before")) | hosted)
+        pl.when((pl.col("through") > pl.col("before")) | hosted)
         .then(pl.lit("host"))
         .when(pl.col("gap") < delay_us)
         .then(pl.lit("kernel"))
@@ -271,9 +277,8 @@ def queue(frame: pl.DataFrame) -> pl.DataFrame:
 @dataclass(frozen=True)
 class Tklqt:
     """``total_us`` of launch and queuing, ``kernel_us`` of work, over ``kernels``; ``floor_us``: the least
-    wait (its
-    5 % quantile). ``queued``: share of kernels that had been launched before the one before them ended.
-    ``bound``: which of host and device the rest waits for."""
+    wait (its 5 % quantile). ``queued``: share of kernels whose launch was through when the one before them
+    ended. ``bound``: which of host and device the rest waits for."""
 
     kernels: int
     total_us: float
@@ -286,8 +291,7 @@ class Tklqt:
 
 def tklqt(frame: pl.DataFrame) -> Tklqt:
     """SKIP's measure. While the host is the limit a kernel begins as soon as its launch gets through; once
-    the device
-    is, launches queue up behind the kernel before and waits grow."""
+    the device is, launches queue up behind the kernel before and waits grow."""
     found = launches(frame)
     if not len(found):
         return Tklqt(
@@ -297,11 +301,12 @@ def tklqt(frame: pl.DataFrame) -> Tklqt:
     before = found.sort("device", "stream", "ts").with_columns(
         before=pl.col("end").cum_max().shift(1).over("device", "stream")
     )
-    queued = before.select((pl.col("call_ts") < pl.col("before")).fill_null(False).mean()).item()
+    through = pl.col("call_ts") + pl.col("call_us")
+    queued = before.select((through <= pl.col("before")).fill_null(False).mean()).item()
     bound = "device" if queued > 0.5 else "host"
     floor, mean = float(np.quantile(waits, 0.05)), float(waits.mean())
     reason = (
-        f"{100 * queued:.0f} % of the kernels had been launched before the one before them ended, and they "
+        f"{100 * queued:.0f} % of the kernels were in the queue when the one before them ended, and they "
         "waited "
         f"{mean:,.1f} us on average from launch to beginning"
     )

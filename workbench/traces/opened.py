@@ -29,10 +29,8 @@ class Trace:
     """Events of a trace file or a run as a frame, and what they say; every time is in microseconds.
 
     ``frame``: one row per event with ``ph, name, cat, ts, dur, pid, tid, correlation, external, stream,
-    device,
-    bytes`` (names as the file has them; null where it has none). ``lost_bytes``: the incomplete end of a
-    file that was
-    cut off. Measures are computed when they are asked for, each once."""
+    device, bytes`` (names as the file has them; null where it has none). ``lost_bytes``: the incomplete end
+    of a file that was cut off. Measures are computed when they are asked for, each once."""
 
     def __init__(self, source: str, found: read.Columns) -> None:
         self.source = source
@@ -59,9 +57,9 @@ class Trace:
         """Per device: how much of its communication runs under compute."""
         return measures.overlap(self.frame)
 
-    def idle(self, delay_us: float = measures.KERNEL_DELAY_US) -> pl.DataFrame:
-        """Idle time of every stream by cause: host, kernel, other."""
-        return measures.idle(self.frame, delay_us)
+    def idle(self, delay_us: float = measures.KERNEL_DELAY_US, begun: bool = False) -> pl.DataFrame:
+        """Idle time of every stream by cause: host, kernel, other. ``begun``: by HTA's rule."""
+        return measures.idle(self.frame, delay_us, begun)
 
     def launches(self) -> pl.DataFrame:
         """Every launch with its kernel: the call, the delay, the wait."""
@@ -240,8 +238,7 @@ def open_trace(
 
 def of_run(run: Run) -> Trace:
     """What the run's captures saw, one behind the other: the time between captures, in which nobody looked,
-    is cut
-    out. Goes through the same reader as any file."""
+    is cut out. Goes through the same reader as any file."""
     from workbench.analysis.trace import chrome_trace
 
     rows = _captured(chrome_trace(run.events, run.label)["traceEvents"])

@@ -1,10 +1,8 @@
 """Trace JSON to columns, a block at a time: memory holds one block of text and the columns, never the file.
 
 Takes an object with ``traceEvents`` or a bare array, gzip or plain; keeps every whole event of a file that
-ends in the
-middle and says how much was left. A block is cut where one event seems to end and the next to begin; a cut
-inside an
-event does not decode and the one before it is tried, so no text is trusted.
+ends in the middle and says how much was left. A block is cut where one event seems to end and the next to
+begin; a cut inside an event does not decode and the one before it is tried, so no text is trusted.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Where a workload turns from launch-bound to device-bound as the batch grows.
 
 SKIP (Beyond the launch: total kernel launch and queuing time): below the turn TKLQT per kernel stays at the
-cost of one
-launch, whatever the batch; above it kernels queue, and TKLQT grows with the batch. The turn is found as the
-break of
-two straight pieces in logarithms, flat first, then rising.
+cost of one launch, whatever the batch; above it kernels queue, and TKLQT grows with the batch. The turn is
+found as the break of two straight pieces in logarithms, flat first, then rising.
 """
 
 from __future__ import annotations
@@ -30,8 +28,7 @@ class Transition:
 
 def transition(runs: Iterable[tuple[int, Tklqt]], rise: float = 2.0) -> Transition:
     """``runs``: (batch, measured). Device-bound is where the wait per kernel is over ``rise`` times the
-    launch floor,
-    from there on. Raises ValueError for fewer than two batches with launches."""
+    launch floor, from there on. Raises ValueError for fewer than two batches with launches."""
     points = sorted((batch, t.total_us / t.kernels) for batch, t in runs if t.kernels)
     if len(points) < 2:
         raise ValueError("the turn needs traces with launches at two batch sizes or more")
