@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from workbench.runtime.sampling import Sampler
 from workbench.runtime.verify import walk
-from workbench.techniques.base import family
 from workbench.techniques.decoding import Drafter, Proposal
 from workbench.techniques.decoding._trees import best_first, fill, within
 from workbench.techniques.decoding.adaptive_tables import AdaptiveTables, Tables
@@ -205,12 +203,3 @@ def test_keeping_stale_guesses_would_be_found() -> None:
             self._tokens[:len(kept)] = kept[:len(self._tokens)]
 
     assert abs(z_of(Stale, 1500)) > 8
-
-
-@pytest.mark.parametrize("name", ["token_recycling", "adaptive_tables", "jacobi",
-                                  "speculative_jacobi", "input_copy"])
-def test_a_batch_is_refused_in_one_sentence(name: str) -> None:
-    settings = SimpleNamespace(limits=SimpleNamespace(batch=2))
-    why = family("decoding")[name]().refuses(settings)  # type: ignore[arg-type]
-    assert why
-    assert "limits.batch=1" in why

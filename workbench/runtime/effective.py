@@ -34,8 +34,8 @@ class Facts:
     accepted: int = 0
     forwards: int = 0
     mean_accepted: float = 1.0
-    schedule: str = ""  # how a batch's different lengths were dealt with; empty for one sequence
-    fallback: str = ""  # what the fallback did
+    #: Speculation's own controls: (what ran, why it differs or empty).
+    speculation: dict[str, tuple[str, str]] = field(default_factory=dict)
     says: dict[str, str] = field(default_factory=dict)  # a control of the decoding -> what really ran
     watched: bool = False
     finished: bool = False
@@ -93,6 +93,8 @@ def _decoding(knob: str, value: Any, settings: Settings, facts: Facts) -> tuple[
         return facts.says[knob], ""
     if knob == "draft":
         return facts.draft or str(value), ""
+    if knob in facts.speculation:
+        return facts.speculation[knob]
     if knob == "rule" and settings.sampling.temperature == 0:
         return "greedy verification", ""
     if knob or settings.decoding.rows() == 1:

@@ -27,6 +27,7 @@ from workbench.runtime.sampling import Sampler
 from workbench.runtime.sources import resolve
 from workbench.runtime.spans import span
 from workbench.runtime.speculation import SpeculativeLoop
+from workbench.runtime.speculation_facts import read_back
 from workbench.shape import from_config
 from workbench.techniques.kvcache import capacity
 from workbench.units import format_bytes
@@ -422,6 +423,7 @@ class Generation:
             ended=loop.sequences[0].ended or "cancelled",
             new_tokens=sum(s.new for s in loop.sequences), verifications=loop.verifications,
             drafted=loop.drafted, accepted=loop.accepted, mean_accepted=loop.mean_accepted(),
+            speculation=read_back(loop) if isinstance(loop, SpeculativeLoop) else {},
             says=loop.drafters.says() if isinstance(loop, SpeculativeLoop) else {},
             watched=self.monitor is not None, finished=finished)
 

@@ -48,16 +48,16 @@ class SpeculativeLoop(Loop):
         # A rule that weighs drafts by their probabilities gives a seed another text when other tokens are
         # drafted, and what is drafted must then not depend on a clock.
         timed = self.sampler.greedy or not getattr(choice, "drafts_change_text", lambda: False)()
-        self.pays = Pays(getattr(choice, "fallback", True) and timed)
-        many, most = len(self.sequences), choice.rows() - 1
-        auto = getattr(choice, "length", "fixed") == "auto" and timed
-        self.lengths = Lengths(most, many) if auto else None
-        wanted = getattr(choice, "schedule", "ragged")
-        self.align = wanted if self.cache.movable else "ragged"
+        self.choice_fallback = getattr(choice, "fallback", True)
+        self.choice_auto = getattr(choice, "length", "fixed") == "auto"
+        self.pays = Pays(self.choice_fallback and timed)
+        many, self.rows = len(self.sequences), choice.rows()
+        self.lengths = Lengths(self.rows - 1, many) if self.choice_auto and timed else None
+        self.wanted = getattr(choice, "schedule", "ragged")
+        self.align = self.wanted if self.cache.movable or many == 1 else "ragged"
         self.turns = self.realigned = 0
         self.realign_s = self.decode_s = self.draft_s = 0.0
         self.plain_steps = 0
-        self.reason = ""
         self._samplers = [self.sampler.of(s.index) for s in self.sequences]
         self._waited = [0] * many
         self._kept: dict[int, int] = {}
@@ -100,7 +100,6 @@ class SpeculativeLoop(Loop):
         """Let the rule see a step; a change of its mind is an event."""
         news = self.pays.told(drafted=drafting, seconds=seconds, tokens=tokens)
         if news:
-            self.reason = news
             self.emit(Note(t_s=self.clock(), text=news))
 
     # -- draft --------------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ class SpeculativeLoop(Loop):
         return found
 
     def _commit(self, i: int, proposal: Proposal, rows: list[int], tokens: list[int], share: float) -> None:
-        sequence, drafted = self.active[i], len(proposal.tokens)
+        sequence, drafted = self.active[i], len(proposal.guesses)
         accepted = min(len(rows) - 1, len(tokens))
         self._kept[i] = accepted
         self._append(sequence, tokens, accepted=len(rows) - 1, own="bonus" if drafted else "plain")
@@ -207,8 +206,9 @@ class SpeculativeLoop(Loop):
             self.lengths.verified(sequence.index, drafted, [r - 1 for r in rows[1:]])
         self.emit(Draft(
             t_s=self.clock(), step=self.step, drafted=drafted, accepted=accepted, emitted=len(tokens),
-            rows=1 + drafted, draft_s=proposal.seconds, verify_s=self._last_s * share,
-            sequence=sequence.index, proposed=_MARK.join(self.piece(t) for t in proposal.tokens)))
+            rows=1 + len(proposal.tokens), draft_s=proposal.seconds, verify_s=self._last_s * share,
+            sequence=sequence.index, proposed=_MARK.join(self.piece(t) for t in proposal.guesses),
+            **_shape(proposal, rows)))
 
     def _until_end(self, sequence: Sequence, tokens: list[int]) -> list[int]:
         """Cut at the first stop token (kept) and at the length limit."""
@@ -223,14 +223,16 @@ class SpeculativeLoop(Loop):
     def turn(self) -> list[int]:
         """The sequences of the next step."""
         everybody = list(range(len(self.active)))
-        if self.align != "grouped" or len(everybody) == 1:
+        if self.align != "grouped":
             return everybody
+        if max(self.bases(everybody)) + self.rows > self.cache.capacity:
+            self.realign()  # a sequence whose padding dates from a longer neighbour has run out of columns
         groups: dict[int, list[int]] = {}
         for i, base in zip(everybody, self.bases(everybody), strict=True):
             groups.setdefault(base, []).append(i)
         late = [g for g in groups.values() if any(self._waited[self.active[i].index] >= _PATIENCE for i in g)]
         chosen = max(late or groups.values(), key=len)
-        if len(chosen) == 1:
+        if len(chosen) == 1 < len(everybody):
             self.realign()
             chosen = everybody
         for i in everybody:
@@ -267,3 +269,12 @@ class SpeculativeLoop(Loop):
             self.realigned += len(moved)
         self.cache.rewind(longest - 1)
         self.realign_s += self.clock() - started
+
+
+def _shape(proposal: Proposal, rows: list[int]) -> dict[str, str]:
+    """A tree's shape and what was kept of it, for the event; a chain needs neither."""
+    parents = proposal.parents[:len(proposal.guesses)]
+    if parents == list(range(-1, len(parents) - 1)):
+        return {}
+    return {"parents": ",".join(map(str, parents)),
+            "kept": ",".join(str(r - 1) for r in rows[1:])}
