@@ -69,8 +69,8 @@ def _method(name: str) -> Weights:
         raise SettingsError("a mixture cannot be measured matrix by matrix; name schemes like int4 or int8")
     recipe = method.recipe() if isinstance(method, Calibrated) else None
     if recipe is not None and (recipe.scaling or recipe.rotation):
-        raise SettingsError(f"{method} changes more than one matrix at a time, so it cannot be measured matrix "
-                            "by matrix; choose gptq or a scheme that rounds to nearest")
+        raise SettingsError(f"{method} changes more than one matrix at a time, so it cannot be measured "
+                            "matrix by matrix; choose gptq or a scheme that rounds to nearest")
     return method
 
 
@@ -128,23 +128,28 @@ class _Work:
             self._check()
             stored, nbytes = self._stored(method, label, name, exact)
             difference = stored - exact.float()
-            kl = (None, None)
-            if self.kl:
-                try:
-                    linear.weight.copy_(stored)
-                    kl = forward.divergence(layer.index)
-                finally:
-                    linear.weight.copy_(exact)
+            kl, kl_se = self._alone(forward, layer.index, linear, stored, exact) if self.kl else (None, None)
             self.journal.add(Cell(
-                name, layer.index, path, *exact.shape, label, nbytes,
+                name, layer.index, path, exact.shape[0], exact.shape[1], label, nbytes,
                 float(difference.double().square().sum() / exact.double().square().sum().clamp_min(1e-300)),
-                _power(difference, gram) / max(signal, 1e-300), *kl))
+                _power(difference, gram) / max(signal, 1e-300), kl, kl_se))
+
+    @staticmethod
+    def _alone(forward: _Forward, layer: int, linear: nn.Linear, stored: torch.Tensor, exact: torch.Tensor
+               ) -> tuple[float, float | None]:
+        """The divergence with ``stored`` in place of ``exact``, which is put back."""
+        try:
+            linear.weight.copy_(stored)
+            return forward.divergence(layer)
+        finally:
+            linear.weight.copy_(exact)
 
     def _stored(self, method: Weights, label: str, name: str, weight: torch.Tensor
                 ) -> tuple[torch.Tensor, int]:
         """The values that would be multiplied by, float32, and the bytes that hold them."""
         if label in self.calibrated:
-            packed: Any = self.calibrated[label].pack(name, None, torch.device("cpu"))
+            packed: Any = self.calibrated[label].pack(name, None, torch.device("cpu"),
+                                                       (weight.shape[0], weight.shape[1]))
         else:
             packed = method.pack(weight, None)
         return packed.dequantize().float(), packed.nbytes
