@@ -1,0 +1,100 @@
+"""Speculation: the ribbon of drafted tokens, acceptance by place, where time goes, when it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.charts.base import (
+    BAD,
+    GOOD,
+    INK,
+    NEUTRAL,
+    PALETTE,
+    Figure,
+    axis,
+    empty,
+    figure,
+    label,
+    note,
+)
+
+if TYPE_CHECKING:
+    from workbench.analysis.speculation import Cell, Depth, Step
+
+#: State -> (number in the heatmap, colour, word).
+STATES = {"plain": (0, NEUTRAL, "target alone"), "rejected": (1, BAD, "rejected"),
+          "accepted": (2, GOOD, "accepted"), "bonus": (3, PALETTE[4], "the target's own")}
+#: Steps and columns that the ribbon shows.
+_STEPS, _COLUMNS = 24, 24
+_FEW = 3
+_NOTHING = "Nothing was drafted: plain decoding emits one token per forward."
+
+
+def ribbon(steps: Sequence[Step], title: str = "Token ribbon") -> Figure:
+    """One line per step, the latest ones: every drafted token with its fate, then the target's own."""
+    shown = list(steps)[-_STEPS:]
+    if not any(s.drafted for s in steps):
+        return empty(title, _NOTHING)
+    lines = [_line(s.cells) for s in shown]
+    width = max(len(line) for line in lines)
+    pad: list[Any] = [None] * width
+    z = [([STATES[c.state][0] for c in line] + pad)[:width] for line in lines]
+    words = [([label(c.text, 10) or "␣" for c in line] + [""] * width)[:width] for line in lines]
+    hover = [([_hover(c) for c in line] + [""] * width)[:width] for line in lines]
+    traces: list[dict[str, Any]] = [{
+        "type": "heatmap", "z": z, "text": words, "texttemplate": "%{text}", "customdata": hover,
+        "x": list(range(1, width + 1)), "y": [str(s.step) for s in shown], "zmin": -0.5, "zmax": 3.5,
+        "xgap": 2, "ygap": 3, "showscale": False, "hoverongaps": False, "colorscale": _scale(),
+        "hovertemplate": "step %{y}: %{customdata}<extra></extra>"}]
+    traces += [{"type": "scatter", "mode": "markers", "name": word, "x": [None], "y": [None],
+                "marker": {"color": color, "symbol": "square", "size": 10}}
+               for _, color, word in STATES.values()]
+    return figure(traces, title, axis("token of the step, in the order drafted", dtick=1),
+                  axis("step", autorange="reversed", type="category"),
+                  height=max(240, min(680, 120 + 22 * len(shown))))
+
+
+def _line(cells: Sequence[Cell]) -> list[Cell]:
+    """At most so many columns; what was kept is never cut."""
+    left = list(cells)
+    while len(left) > _COLUMNS:
+        rejected = [i for i, c in enumerate(left) if c.state == "rejected"]
+        left.pop(rejected[-1] if rejected else -1)
+    return left
+
+
+def _hover(cell: Cell) -> str:
+    where = f", depth {cell.depth} of the draft" if cell.depth else ""
+    return f"{label(cell.text)}: {STATES[cell.state][2]}{where}"
+
+
+def _scale() -> list[list[Any]]:
+    """One flat colour per state."""
+    scale: list[list[Any]] = []
+    for number, color, _ in STATES.values():
+        scale += [[number / 4, color], [(number + 1) / 4, color]]
+    return scale
+
+
+def by_depth(rows: Sequence[tuple[str, Sequence[Depth]]], title: str = "Acceptance by place in the draft"
+             ) -> Figure:
+    """``rows``: (name of the run, its depths). Bars: of the times that the place was reached, how often
+    one of its tokens was right; bars of few observations are pale."""
+    if not any(depths for _, depths in rows):
+        return empty(title, _NOTHING)
+    traces = []
+    for i, (name, depths) in enumerate(rows):
+        reached = [d for d in depths if d.tried]
+        traces.append({
+            "type": "bar", "name": label(name), "x": [d.depth for d in reached],
+            "y": [100 * d.kept / d.tried for d in reached],
+            "marker": {"color": PALETTE[i % len(PALETTE)],
+                       "opacity": [0.35 if d.tried < _FEW else 1.0 for d in reached]},
+            "customdata": [[d.kept, d.tried, d.nodes] for d in reached],
+            "hovertemplate": "depth %{x}: %{y:.0f} % (%{customdata[0]} of %{customdata[1]} times; "
+                             "%{customdata[2]} tokens drafted there)<extra></extra>"})
+    return figure(traces, title, axis("depth in the draft", dtick=1),
+                  axis("right, of the times reached (%)", range=[0, 100]), barmode="group",
+                  annotations=[note("pale: fewer than three observations", x=1, y=1.02, xanchor="right",
+                                    yanchor="bottom", font={"size": 11, "color": INK})])
