@@ -126,3 +126,12 @@ def test_setting_names_are_unique_and_complete() -> None:
     names = setting_names()
     assert len(names) == len(set(names))
     assert {"weights", "kv", "tiers", "decoding", "temperature", "seed"} <= set(names)
+
+
+def test_a_bare_name_means_the_technique_chosen_beside_it_or_its_owner() -> None:
+    assert Settings().with_(draft="auto").decoding.name() == "draft_model"
+    assert Settings().with_({"decoding.draft": "auto"}).decoding.name() == "draft_model"
+    for changes in ({"draft": "auto", "decoding": "optimal_tree"}, {"decoding": "optimal_tree", "draft": "auto"}):
+        assert Settings().with_(changes).decoding.name() == "optimal_tree"
+    tree = Settings().with_(decoding="optimal_tree")
+    assert tree.with_(draft="auto").decoding.name() == "optimal_tree"

@@ -103,8 +103,10 @@ class Settings:
         Raises SettingsError with one sentence that names the valid ones; self is unchanged."""
         parts: dict[str, Any] = {}
         current = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        resolved = [(self._resolve(path, current, value), value)
-                    for path, value in {**(changes or {}), **more}.items()]
+        given = {**(changes or {}), **more}
+        # A bare name means the control of the technique that is chosen beside it.
+        current |= {path: parse(FAMILIES[path][0], value) for path, value in given.items() if path in FAMILIES}
+        resolved = [(self._resolve(path, current, value), value) for path, value in given.items()]
         # Techniques first: "weights.group=64 weights=int4" means the same in any order.
         for (owner, technique, knob), value in sorted(resolved, key=lambda r: r[0][2] is not None):
             now = parts.get(owner, current[owner])
@@ -143,9 +145,12 @@ class Settings:
             if knob in [c.name for c in current[owner].controls()]:
                 return owner, None, knob
             owners = [n for n, c in family(folder).items() if knob in [k.name for k in c.controls()]]
-            return owner, (owners[0] if len(owners) == 1 else None), knob
+            return owner, _one(folder, owners, knob), knob
         found = self._owners(path)
         chosen = [f for f in found if f[1] is None or current[f[0]].name() == f[1]]
+        if not chosen:
+            chosen = [f for f in found if f[1] is not None
+                      and path in get(FAMILIES[f[0]][0], f[1]).owns]
         if len(chosen) == 1:
             found = chosen
         if len(found) == 1:
@@ -313,3 +318,9 @@ def schema() -> dict[str, Any]:
     properties["seed"] = {"type": "integer", "minimum": 0, "default": 0}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Workbench settings",
             "type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _one(folder: str, names: list[str], knob: str) -> str | None:
+    """The technique that a control belongs to: the only one that has it, or the one that owns it."""
+    owners = [n for n in names if knob in get(folder, n).owns] or names
+    return owners[0] if len(owners) == 1 else None

@@ -162,6 +162,8 @@ class Technique(Controlled):
     needs: ClassVar[tuple[str, ...]] = ()
     #: ``family/name`` of techniques that cannot be combined with this one -> why.
     excludes: ClassVar[dict[str, str]] = {}
+    #: Controls that others have too and that mean this technique when they are set by their bare name.
+    owns: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def name(cls) -> str:
