@@ -105,7 +105,8 @@ class Settings:
         current = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         given = {**(changes or {}), **more}
         # A bare name means the control of the technique that is chosen beside it.
-        current |= {path: parse(FAMILIES[path][0], value) for path, value in given.items() if path in FAMILIES}
+        current |= {path: parse(FAMILIES[path][0], value)
+                    for path, value in given.items() if path in FAMILIES}
         resolved = [(self._resolve(path, current, value), value) for path, value in given.items()]
         # Techniques first: "weights.group=64 weights=int4" means the same in any order.
         for (owner, technique, knob), value in sorted(resolved, key=lambda r: r[0][2] is not None):
