@@ -172,5 +172,6 @@ class Speculative(Decoding):
         return sorted(super().controls(), key=lambda c: c.name in shared)
 
     def drafts_change_text(self) -> bool:
-        """Whether a seed's sampled text depends on what was drafted (its distribution never does)."""
-        return False
+        """Whether the text depends on what was drafted: by a seed under rules that weigh drafts by their
+        probabilities (the distribution does not), always where a method is not lossless."""
+        return not self.lossless

@@ -90,7 +90,7 @@ class AutoTree:
         typical = levels * self.plan.depth if self._rest and self._levels else 0.0
         fixed = max(0.0, rest - typical)  # what drafting takes is counted by depth
         return best(self.seen.chances(), lambda rows: self._verify(rows) + fixed,
-                    lambda depth: levels * depth, self._most, least=1)
+                    (lambda depth: levels * depth) if levels else None, self._most, least=1)
 
     # -- from run to run -----------------------------------------------------------------------------
 

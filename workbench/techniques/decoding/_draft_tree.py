@@ -28,7 +28,6 @@ class TreeDraft:
         self._positions = min(runtime.capacity, forward.max_positions)
         self._cache = cache(self._positions)
         self._masks = forward.masks([0], self._positions)
-        self._cache.show_blocks(self._masks.block)
         self._cached: list[int] = []
         self.guesses: dict[int, list[int]] = {}
 
@@ -75,6 +74,7 @@ class TreeDraft:
             while same < limit and self._cached[same] == tokens[same]:
                 same += 1
         self._cache.rewind(same)
+        self._cache.show_blocks(1)
         logits = None
         for start in range(same, len(tokens), _CHUNK):
             self._guard.check()
@@ -93,11 +93,12 @@ class TreeDraft:
         inner = sorted(n for n in {*self.guesses, *parents} if n >= 0)
         row = {n: i for i, n in enumerate(inner)}
         above = [row.get(tree.parents[n], -1) for n in inner]
-        deep = []
+        deep: list[int] = []
         for parent in above:
             deep.append(1 if parent < 0 else deep[parent] + 1)
         base = len(tokens) - 1
         self._cache.rewind(base)
+        self._cache.show_blocks(self._masks.block)
         ids = torch.tensor([[tokens[-1], *(tree.tokens[n] for n in inner)],
                             [base, *(base + d for d in deep)]]).to(self._forward.device)
         mask = self._masks.tree(base, above, deep)

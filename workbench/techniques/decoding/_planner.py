@@ -74,16 +74,16 @@ class Plan:
 
 
 def best(chances: Sequence[Sequence[float]], verify: Callable[[int], float],
-         draft: Callable[[int], float] = lambda depth: 0.0, most: int = 63, least: int = 0) -> Plan:
+         draft: Callable[[int], float] | None = None, most: int = 63, least: int = 0) -> Plan:
     """The tree with the most expected tokens per second. ``chances[d - 1][r]`` as above, ``verify(rows)``
-    and ``draft(depth)`` in seconds, ``least`` to ``most`` nodes. With ``least`` 0 the empty tree, plain decoding,
-    is allowed too, so nothing is drafted where nothing pays."""
+    and ``draft(depth)`` (None: depth is free) in seconds, ``least`` to ``most`` nodes. With ``least`` 0 the
+    empty tree, plain decoding, is allowed too, so nothing is drafted where nothing pays."""
     found = Plan([], 0, 1.0, verify(1))
     if least:
         found = Plan([], 0, 0.0, 1.0)  # any tree is better
-    for deepest in range(1, len(chances) + 1):
+    for deepest in range(1 if draft else len(chances), len(chances) + 1):
         template, worths = worthiest(most, chances[:deepest])
-        extra, tokens = draft(deepest), 1.0
+        extra, tokens = draft(deepest) if draft else 0.0, 1.0
         for nodes, worth in enumerate(worths, 1):
             tokens += worth
             seconds = verify(1 + nodes) + extra

@@ -26,22 +26,24 @@ def worthiest(nodes: int, chances: Sequence[Sequence[float]]) -> tuple[Template,
     the worth of every node, which never rises along the list."""
     found: Template = []
     worths: list[float] = []
-    # (-worth, order of discovery, parent, rank, depth)
-    heap: list[tuple[float, int, int, int, int]] = []
-
-    def open_below(worth: float, parent: int, depth: int) -> None:
-        for rank, chance in enumerate(chances[depth - 1]):
-            if chance > 0:
-                heapq.heappush(heap, (-worth * chance, len(found) * 1000 + rank, parent, rank, depth))
-
-    if chances:
-        open_below(1.0, -1, 1)
+    # Per depth the ranks by their chance: only the next sibling and the first child can be the next best.
+    orders = [sorted(((-c, r) for r, c in enumerate(row) if c > 0)) for row in chances]
+    # (-worth, order of discovery, -worth of the parent, parent, place among its siblings, depth)
+    heap: list[tuple[float, int, float, int, int, int]] = []
+    if orders and orders[0]:
+        heap.append((orders[0][0][0], 0, -1.0, -1, 0, 1))
+    pushed = 1
     while heap and len(found) < nodes:
-        worth, _, parent, rank, deep = heapq.heappop(heap)
-        found.append((parent, rank))
+        worth, _, above, parent, place, depth = heapq.heappop(heap)
+        order = orders[depth - 1]
+        found.append((parent, order[place][1]))
         worths.append(-worth)
-        if deep < len(chances):
-            open_below(-worth, len(found) - 1, deep + 1)
+        if place + 1 < len(order):
+            heapq.heappush(heap, (-above * order[place + 1][0], pushed, above, parent, place + 1, depth))
+        if depth < len(orders) and orders[depth]:
+            heapq.heappush(heap, (-worth * orders[depth][0][0], pushed + 1, worth, len(found) - 1, 0,
+                                  depth + 1))
+        pushed += 2
     return found, worths
 
 
