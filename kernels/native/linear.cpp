@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../sparse_linear/sparse_linear.h"
 #include "parts.h"
 #include "pool.h"
 
@@ -42,7 +43,7 @@ const Path* path() {
 
 bool known(const WbWeight& w) {
   if (w.rows < 1 || w.columns < 1) return false;
-  if (w.kind == WB_BF16) return w.padded == w.columns;
+  if (w.kind == WB_BF16 || w.kind == WB_SPARSE) return w.padded == w.columns;
   if (w.kind != WB_INT8 && w.kind != WB_INT4) return false;
   if (w.group < 32 || w.group % 32 || w.padded % w.group || w.padded < w.columns) return false;
   switch (w.scale) {
@@ -57,7 +58,21 @@ bool known(const WbWeight& w) {
 // Whether two weights read x in the same prepared form.
 bool alike(const WbWeight& a, const WbWeight& b) {
   return a.kind == b.kind && a.activations == b.activations && a.padded == b.padded &&
-         (a.kind == WB_BF16 || block_of(a) == block_of(b));
+         (a.kind == WB_BF16 || a.kind == WB_SPARSE || block_of(a) == block_of(b));
+}
+
+// The rows of a few panels as dense numbers in this thread's cache, and the dense product over them.
+void filled_in(const Job& job, const WbWeight& stored, const WbProduct& product, int panel, int end) {
+  const int row = panel * kPanel, last = end * kPanel < stored.rows ? end * kPanel : stored.rows;
+  const size_t before = static_cast<size_t>(row) * stored.columns;
+  uint16_t* rows = reinterpret_cast<uint16_t*>(
+      scratch(3, (static_cast<size_t>(last - row) * stored.columns + 32) * 2));
+  expand_rows(stored, row, last, rows);
+  WbWeight dense = *product.weight;
+  dense.data = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(rows) - before * 2);
+  WbProduct local = product;
+  local.weight = &dense;
+  path()->run(job, local, panel, end);
 }
 
 void chunk(void* context, int index) {
@@ -66,13 +81,16 @@ void chunk(void* context, int index) {
   while (index >= job.start[i + 1]) ++i;
   const WbProduct& p = job.products[i];
   const int panel = (index - job.start[i]) * job.chunk, all = panels_of(*p.weight);
-  path()->run(job, p, panel, panel + job.chunk < all ? panel + job.chunk : all);
+  const int end = panel + job.chunk < all ? panel + job.chunk : all;
+  if (job.sparse) filled_in(job, *job.sparse[i].weight, p, panel, end);
+  else path()->run(job, p, panel, end);
 }
 
 void unit(void* context, int index) { path()->prepare(*static_cast<const Job*>(context), index); }
 
 // Chunks of about 32 KiB of weights: long enough to read memory in order, short enough to share.
-int chunk_of(const WbWeight& w, int m) {
+int chunk_of(const WbWeight& w, int m, bool sparse) {
+  if (sparse) return 2;
   const size_t one = w.kind == WB_BF16 ? static_cast<size_t>(w.columns) * 2 * kPanel : panel_bytes(w);
   int chunk = 2;
   while (chunk < 8 && one * chunk < (48 << 10) && m <= kPanel) chunk += 2;
@@ -80,9 +98,24 @@ int chunk_of(const WbWeight& w, int m) {
 }
 
 void run(const WbProduct* products, int count, const uint16_t* x, int m, int first) {
+  const bool sparse = products->weight->kind == WB_SPARSE;
+  WbWeight faces[16];
+  WbProduct dense[16];
+  const WbProduct* stored = nullptr;
+  if (sparse) {
+    for (int i = 0; i < count; ++i) {
+      faces[i] = *products[i].weight;
+      faces[i].kind = WB_BF16;
+      dense[i] = products[i];
+      dense[i].weight = &faces[i];
+    }
+    stored = products;
+    products = dense;
+  }
   const WbWeight& w = *products->weight;
-  Job job = {products, x + static_cast<size_t>(first) * w.columns, nullptr, count, m, first,
-             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, chunk_of(w, m), {0}};
+  Job job = {products, stored, x + static_cast<size_t>(first) * w.columns, nullptr, count, m, first,
+             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, chunk_of(w, m, sparse),
+             {0}};
   for (int i = 0; i < count; ++i)
     job.start[i + 1] = job.start[i] + (panels_of(*products[i].weight) + job.chunk - 1) / job.chunk;
   job.prepared = scratch(0, path()->bytes(job));

@@ -9,6 +9,10 @@
 //   WB_INT8  byte = q + 128. 64 bytes hold 4 columns: byte 4 n + 2 p + h is row n, column 2 h + p.
 //   WB_INT4  value 0..15. 64 bytes hold 8 columns: 16-bit word 2 n + p, its t-th nibble from below, is row
 //            n, column 2 t + p.
+//   WB_SPARSE  no panels: `data` is the bfloat16 numbers that are not zero, row by row in order of columns, with
+//            32 more numbers behind them; `scales` is uint32 [rows + 1], where each row begins in `data`, then
+//            uint32 [rows][ceil(columns / 32)]: bit c % 32 of word c / 32 says that column c is not zero.
+//            Products are those of WB_BF16 with the zeros filled in, bit for bit.
 // Scales of a panel follow each other by group:
 //   WB_SCALE_PAIR  bfloat16 s[16], z[16]: w = (q - 8) s + z (int4) or q s + z (int8)
 //   WB_SCALE_ROW   bfloat16 s[16] once per panel, for all columns: w = q s
@@ -18,7 +22,7 @@
 #pragma once
 #include <cstdint>
 
-enum WbKind : int32_t { WB_BF16 = 0, WB_INT8 = 1, WB_INT4 = 2 };
+enum WbKind : int32_t { WB_BF16 = 0, WB_INT8 = 1, WB_INT4 = 2, WB_SPARSE = 3 };
 enum WbScale : int32_t { WB_SCALE_NONE = 0, WB_SCALE_PAIR, WB_SCALE_ROW, WB_SCALE_HALF, WB_SCALE_K };
 enum WbActivations : int32_t { WB_A16 = 0, WB_A8 = 1 };
 

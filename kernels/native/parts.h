@@ -58,7 +58,8 @@ inline uint16_t bf16_of(float f) {  // to nearest even
 
 // Rows of x that come together, products over them, and x as the kernel wants it.
 struct Job {
-  const WbProduct* products;
+  const WbProduct* products;  // of WB_SPARSE: as if WB_BF16, with data that each chunk replaces
+  const WbProduct* sparse;    // what is stored then, else null
   const uint16_t* x;  // [m, columns]
   char* prepared;
   int count, m, first;  // `first`: row of y where this job's rows begin
