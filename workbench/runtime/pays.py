@@ -4,10 +4,11 @@ Speculating pays when a step's tokens per second beat a plain step's:
 
     gain = (tokens per speculative step / tokens per plain step) / (its seconds / a plain step's seconds)
 
-Both kinds of step are timed while decoding. Below 0.98 the loop decodes plainly; above 1.03 it speculates
-again. While it is off, it looks again for a few steps now and then, so seldom that the looks cost at most
-one percent of the plain decoding between them (:meth:`Pays._pause`). Single times are clipped at three
-times their median: a step during which the machine was busy elsewhere says nothing about the method.
+Both kinds of step are timed while decoding. Clearly below 0.98 (by one standard error, as steps give few
+tokens and not always the same) the loop decodes plainly; above 1.03 it speculates again. While it is off, it
+looks again for a few steps now and then, longer while that looks promising, and so seldom that the looks cost
+at most one percent of the plain decoding between them (:meth:`Pays._pause`). Single times are clipped at
+three times their median: a step during which the machine was busy elsewhere says nothing about the method.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FIRST, LOOK = 8, 4
 #: Plain steps of one comparison.
 PLAIN = 3
 #: Speculative steps between two renewals of the plain step's time.
-RENEW = 64
+RENEW = 128
 #: Below the first it is switched off, above the second on again.
 OFF, ON = 0.98, 1.03
 #: Share of the plain decoding that looks may cost.
@@ -52,6 +53,11 @@ class _Steps:
 
     def step_tokens(self) -> float:
         return statistics.fmean(self.tokens)
+
+    def error(self) -> float:
+        """Standard error of :meth:`step_tokens`."""
+        n = len(self.tokens)
+        return statistics.stdev(self.tokens) / n**0.5 if n > 1 else 0.0
 
 
 class Pays:
@@ -116,19 +122,27 @@ class Pays:
             return None
         more = drafted.step_tokens() / plain.step_tokens()
         dearer = drafted.step_s() / plain.step_s()
-        self.gain = more / dearer
-        was, self._looking = self.on, False
-        self.on = self.gain >= (OFF if was else ON)
+        self.gain, error = more / dearer, drafted.error() / plain.step_tokens() / dearer
+        was = self.on
+        if was:
+            self.on = self.gain + error >= OFF
+        else:
+            surely = self.gain - error > ON or len(drafted.seconds) == _KEPT
+            if not surely and self.gain + error >= ON:
+                return None  # a promising look goes on
+            self.on = self.gain >= ON
         if not self.on:
             self._rest = self._pause(more, dearer)
+        self._looking = False
         if self.on == was:
             return None
         self.switches += 1
         return _sentence(self.on, more, dearer)
 
     def _pause(self, more: float, dearer: float) -> int:
-        """Plain steps until the next look: a look loses ``LOOK * (dearer - more)`` plain steps."""
-        lost = LOOK * max(0.0, dearer - more)
+        """Plain steps until the next look, for what a look loses: ``dearer - more`` plain steps each."""
+        steps = len(self._drafted.seconds) if self._looking else LOOK
+        lost = steps * max(0.0, dearer - more)
         return int(min(_MOST, max(_LEAST, lost / BUDGET)))
 
 

@@ -45,14 +45,14 @@ class SpeculativeLoop(Loop):
     def __init__(self, *args: Any, drafters: Drafters, choice: Decoding, **options: Any) -> None:
         super().__init__(*args, **options)
         self.drafters = drafters
-        # A rule that weighs drafts by their probabilities gives a seed another text when other tokens are
-        # drafted, and what is drafted must then not depend on a clock.
-        timed = self.sampler.greedy or not getattr(choice, "drafts_change_text", lambda: False)()
+        # Where other drafts would give another text, what is drafted must not depend on a clock.
+        changes = not choice.lossless or (
+            not self.sampler.greedy and getattr(choice, "drafts_change_text", lambda: False)())
         self.choice_fallback = getattr(choice, "fallback", True)
         self.choice_auto = getattr(choice, "length", "fixed") == "auto"
-        self.pays = Pays(self.choice_fallback and timed)
+        self.pays = Pays(self.choice_fallback and not changes)
         many, self.rows = len(self.sequences), choice.rows()
-        self.lengths = Lengths(self.rows - 1, many) if self.choice_auto and timed else None
+        self.lengths = Lengths(self.rows - 1, many) if self.choice_auto and not changes else None
         self.wanted = getattr(choice, "schedule", "ragged")
         self.align = self.wanted if self.cache.movable or many == 1 else "ragged"
         self.turns = self.realigned = 0
@@ -74,27 +74,36 @@ class SpeculativeLoop(Loop):
     # -- one step ---------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        began = self.clock()
-        which = self.turn()
-        drafting = self.pays.draft(len(which))
-        before, drafted_s = self.emitted, self.draft_s
-        proposals = self.propose(which) if drafting else [_EMPTY] * len(which)
-        rows = sum(1 + len(p.tokens) for p in proposals)
-        parts, started = self.verify(which, proposals)
-        self.settle(which, proposals, parts, started, rows)
+        began, before = self.clock(), self.emitted
+        drafting = self.pays.draft(len(self.active))
         if drafting:
-            self.learn(which, parts)
-        self.plain_steps += not drafting
-        for sequence in self.active:
-            if sequence.ended:
-                self.drafters.drop(sequence.index)
-        self._retire()
+            self._draft_and_verify(began)
+        else:
+            self.plain_steps += 1
+            self.turns += len(self.active)
+            super().advance()
         step_s = self.clock() - began
         self.decode_s += step_s
         self.told(drafting, step_s, self.emitted - before)
-        if self.lengths is not None and drafting:
-            self.lengths.stepped(rows, self._last_s, rows - len(which), self.draft_s - drafted_s, step_s,
-                                 self.emitted - before)
+
+    def _draft_and_verify(self, began: float) -> None:
+        before, drafted_s = self.emitted, self.draft_s
+        which = self.turn()
+        proposals = self.propose(which)
+        rows = sum(1 + len(p.tokens) for p in proposals)
+        parts, started = self.verify(which, proposals)
+        self.settle(which, proposals, parts, started, rows)
+        self.learn(which, parts)
+        self._retire()
+        if self.lengths is not None:
+            self.lengths.stepped(rows, self._last_s, rows - len(which), self.draft_s - drafted_s,
+                                 self.clock() - began, self.emitted - before)
+
+    def _retire(self) -> None:
+        for sequence in self.active:
+            if sequence.ended:
+                self.drafters.drop(sequence.index)
+        super()._retire()
 
     def told(self, drafting: bool, seconds: float, tokens: int) -> None:
         """Let the rule see a step; a change of its mind is an event."""

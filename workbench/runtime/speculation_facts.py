@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from workbench.runtime.speculation import SpeculativeLoop
 
-_WEIGHED = ("this rule weighs drafts by their probabilities, so a seed's text would depend on a clock; "
-            "decode greedily or with a rule that does not")
+_TEXT = "other drafts would give another text here, so what is drafted must not depend on a clock"
 
 
 def read_back(loop: SpeculativeLoop) -> dict[str, tuple[str, str]]:
@@ -34,7 +33,7 @@ def _schedule(loop: SpeculativeLoop) -> tuple[str, str]:
 def _fallback(loop: SpeculativeLoop) -> tuple[str, str]:
     pays = loop.pays
     if not pays.enabled:
-        return "false", _WEIGHED if loop.choice_fallback else ""
+        return "false", _TEXT if loop.choice_fallback else ""
     if pays.gain is None:
         return "true: too few steps to compare", ""
     plain = f"{loop.plain_steps} of {loop.step} steps were plain"
@@ -47,5 +46,5 @@ def _fallback(loop: SpeculativeLoop) -> tuple[str, str]:
 def _length(loop: SpeculativeLoop) -> tuple[str, str]:
     mean = loop.drafted / loop.verifications if loop.verifications else 0.0
     if loop.lengths is None:
-        return "fixed", _WEIGHED if loop.choice_auto else ""
+        return "fixed", _TEXT if loop.choice_auto else ""
     return f"auto: {mean:.1f} tokens drafted per sequence and verification, {loop.rows - 1} at most", ""
