@@ -26,6 +26,7 @@ COMMANDS = {
     "fingerprint": ("fingerprint", "which configuration produced these logits; did mine change?"),
     "report": ("report", "one self-contained HTML file from recorded runs"),
     "replay": ("replay", "play a recorded run in the terminal"),
+    "plan": ("plan", "which matrix needs how many bits; the best mixture under a budget"),
     "export": ("export", "settings as Python, YAML, vllm or llama-server flags"),
     "gguf": ("gguf", "the model as a GGUF file, for llama.cpp and what reads its format"),
     "runs": ("runs", "list, rename or delete recorded runs"),
