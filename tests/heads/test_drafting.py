@@ -76,8 +76,8 @@ class Fresh:
 
 
 @pytest.mark.parametrize("method", ["clover", "eagle", "dovetail"])
-def test_after_a_rollback_a_head_drafts_as_a_fresh_one(opened: Any, heads: Any, prompts: list[str], method: str,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_rollback_a_head_drafts_as_a_fresh_one(opened: Any, heads: Any, prompts: list[str],
+                                                       method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a head keeps of the text is what it would read of it anew, however much was thrown away."""
     from workbench.runtime.model import Runtime
     from workbench.runtime.sampling import Sampler

@@ -32,7 +32,7 @@ def run(target: Target, layer: int, real: torch.Tensor, probes: torch.Tensor, pl
     after the final norm [B, M, steps, hidden]. Gradients reach ``probes`` only."""
     batch, length, width = real.shape
     many = len(places)
-    x = torch.cat([real, probes.reshape(batch, many * steps, width)], 1)
+    x = torch.cat([real, probes.reshape(batch, many * steps, width)], 1).to(target.dtype)
     after = places[:, None] + 1 + torch.arange(steps)
     positions = torch.cat([torch.arange(length), after.flatten()])[None].to(real.device)
     mask = probe_mask(length, places, steps, x.dtype).to(real.device)

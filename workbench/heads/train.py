@@ -52,6 +52,10 @@ class Features:
     def __init__(self, tokens: torch.Tensor, states: dict[int, torch.Tensor]) -> None:
         self.tokens, self.states = tokens, states
 
+    def part(self, rows: slice) -> Features:
+        """Some of the windows, sharing their memory."""
+        return Features(self.tokens[rows], {tap: states[rows] for tap, states in self.states.items()})
+
     def batch(self, rows: torch.Tensor, target: Target, middle: int | None) -> Batch:
         """Windows ``rows`` as a batch, in float32."""
         last = max(self.states)
