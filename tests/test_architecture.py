@@ -25,7 +25,7 @@ MAY = {
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
     "techniques": {"sensitivity", "errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
                    "calibration", "formats", "heads"},
-    "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "zoo", "zoo.recipes"},
+    "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "quantized", "zoo", "zoo.recipes"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
     "zoo": {"errors", "zoo.recipes"}, "zoo.recipes": PURE | {"zoo", "heads", "runtime", "settings"},
     "heads": PURE | {"runtime", "settings", "zoo", "calibration"},
@@ -57,7 +57,8 @@ MAY = {
     "traces": {"errors", "analysis", "charts", "store"},
     "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"sensitivity", "quantized", "engine.client", "engine.remote", "report", "apps", "fingerprint"},
+    "cli": VIEW | {"calibration", "sensitivity", "quantized", "engine.client", "engine.remote", "report", "apps",
+                   "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
 ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels"),  # `doctor` looks at the native library

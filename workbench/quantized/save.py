@@ -32,12 +32,14 @@ _BESIDE = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "sp
 
 @dataclass(frozen=True)
 class Written:
-    """``matrices`` quantized of ``nbytes`` in all; ``scheme`` in words."""
+    """``matrices`` quantized of ``nbytes`` in all; ``scheme`` in words; ``errors``: matrix -> squared
+    output error over the squared output, on the calibration text."""
 
     folder: Path
     nbytes: int
     matrices: int
     scheme: str
+    errors: dict[str, float]
 
 
 def save(settings: Settings, recipe: Recipe, folder: Path, format: str = "compressed-tensors",
@@ -58,7 +60,9 @@ def save(settings: Settings, recipe: Recipe, folder: Path, format: str = "compre
     try:
         matrices = _fill(aside, settings, prepared, scheme, emit, cancelled or (lambda: False))
         nbytes = sum(p.stat().st_size for p in aside.iterdir())
-        aside.chmod(0o755)
+        errors = {name: float(r[0] / r[2]) for name, r in prepared.report().items() if r[2] > 0}
+        for path in (aside, *aside.iterdir()):  # the temporary folder and its shards were private
+            path.chmod(0o755 if path.is_dir() else 0o644)
         aside.replace(folder)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error.strerror or error}); free some space or choose "
@@ -66,7 +70,7 @@ def save(settings: Settings, recipe: Recipe, folder: Path, format: str = "compre
     finally:
         prepared.close()
         shutil.rmtree(aside, ignore_errors=True)
-    return Written(folder, nbytes, matrices, scheme.describe())
+    return Written(folder, nbytes, matrices, scheme.describe(), errors)
 
 
 def scheme_for(recipe: Recipe, format: str) -> Scheme:
