@@ -117,7 +117,7 @@ def test_a_map_in_the_cache_is_read_not_measured(found: errors.ErrorMap, setting
 def test_bad_requests_are_one_sentence(home: None, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="more than one matrix"):
         error_map(settings, ("awq",), lambda e: None)
-    with pytest.raises(SettingsError, match="too few; take at least"):
+    with pytest.raises(SettingsError, match="too few to tell"):
         error_map(settings, ("int8",), lambda e: None, tokens=64, length=32)
     with pytest.raises(SettingsError, match="does not divide"):
         error_map(settings, ("gptq(group=128)",), lambda e: None, **SMALL)

@@ -77,14 +77,19 @@ class ErrorMap:
 
 
 def model_key(settings: Settings) -> str:
-    """Same files (or same random draw), same letters."""
-    from workbench.runtime.sources import resolve
+    """Same files (or same random draw), same letters. Looks at this disk only: views ask it while drawing."""
+    from workbench import zoo
 
-    source = resolve(settings.model)
-    files = [source.gguf] if source.gguf else [source.config_path] if source.random else sorted(
-        p for p in source.folder.glob("*") if p.suffix in (".safetensors", ".bin", ".pt", ".json"))
-    state = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files if p is not None]
-    return _digest([str(source.folder), settings.seed if source.random else None, *state])
+    text = settings.model.source.strip()
+    if text == "bundled" or text in zoo.names():
+        where = Path(zoo.path(zoo.DEFAULT if text == "bundled" else text))
+    else:
+        where = Path(text).expanduser()
+    random = settings.model.weights == "random"
+    files = [where] if where.is_file() else sorted(
+        p for p in where.glob("*") if p.suffix in (".safetensors", ".bin", ".pt", ".json"))
+    state = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files]
+    return _digest([str(where), settings.seed if random else None, *state])
 
 
 def folder(settings: Settings) -> Path:

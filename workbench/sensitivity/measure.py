@@ -44,6 +44,9 @@ def error_map(settings: Settings, methods: tuple[str, ...], emit: Emit,
     ``tokens`` of text in windows of ``length``, drawn as calibration text is (never evaluation text).
     Emits ``Progress`` ("sensitivity"). Raises SettingsError (a method that does not fit, too little text),
     ModelError (NaN weights, experts), StoreError, Cancelled; what was measured is kept and gone on from."""
+    if tokens < text.MIN_TOKENS:
+        raise SettingsError(f"{tokens} tokens of text are too few to tell matrices apart; take at least "
+                            f"{text.MIN_TOKENS}")
     chosen = {str(m): m for m in map(_method, methods)}
     about = {"model": settings.model.source, "tokens": tokens, "length": length, "text": source, "kl": kl,
              "dtype": str(dtype_for(settings)).removeprefix("torch.")}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ModelError, SettingsError
 from workbench.sensitivity import plan as plans
+from workbench.techniques.base import family
 from workbench.techniques.weights import Calibrated, Weights
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def prepare(settings: Settings, technique: Mixed, emit: Callable[[Event], None],
 def plan_for(settings: Settings, technique: Mixed, emit: Callable[[Event], None],
              cancelled: Callable[[], bool] | None = None) -> plans.Plan:
     """From the file, or chosen under ``technique.bits``; then ``raised`` on top."""
-    if technique.plan == "auto":
+    if technique.plan.partition("/")[0] in family("weights"):
+        plan = everywhere(settings, technique.plan)
+    elif technique.plan == "auto":
         from workbench.sensitivity.measure import error_map
 
         methods = tuple(str(plans.scheme(m)) for m in technique.methods.split() if m != plans.EXACT)
@@ -89,6 +92,24 @@ def plan_for(settings: Settings, technique: Mixed, emit: Callable[[Event], None]
         plan = plans.load(Path(technique.plan).expanduser())
     changes = dict(_pair(p) for p in technique.raised.split())
     return plans.raised(plan, changes) if changes else plan
+
+
+def everywhere(settings: Settings, name: str) -> plans.Plan:
+    """One scheme for every matrix of the decoder layers. Bytes are as stored; what it costs is not known."""
+    import torch
+
+    from workbench.runtime.guard import layers_of
+    from workbench.runtime.loading import is_matrix, skeleton
+    from workbench.runtime.sources import resolve
+
+    method = plans.scheme(name)
+    model = skeleton(resolve(settings.model), torch.bfloat16, settings.model.trust_remote_code)
+    names = {id(m): n for n, m in model.named_modules()}
+    shapes = {names[id(m)]: tuple(m.weight.shape if isinstance(m, torch.nn.Linear) else m.weight.shape[::-1])
+              for layer in layers_of(model) for m in layer.modules() if is_matrix(m)}
+    nbytes = sum(method.storage_bytes(r, c) for r, c in shapes.values())
+    return plans.Plan(dict.fromkeys(shapes, plans.short(method)), nbytes,
+                      8 * nbytes / sum(r * c for r, c in shapes.values()), None, None, {"everywhere": name})
 
 
 def _pair(text: str) -> tuple[str, str]:

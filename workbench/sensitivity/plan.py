@@ -30,13 +30,14 @@ class Plan:
     """``choice``: matrix -> scheme, in the model's order.
 
     ``nbytes``: of these matrices as stored. ``bits``: the same per weight. ``kl``: the sum of what each
-    matrix costs alone, nats per token: an estimate of the whole, good while errors are small. ``time_s``:
-    one row through every matrix, where times were measured. ``about``: budget and error map."""
+    matrix costs alone, nats per token: an estimate of the whole, good while errors are small; None where
+    nothing was measured. ``time_s``: one row through every matrix, where times were
+    measured. ``about``: budget and error map."""
 
     choice: dict[str, str]
     nbytes: int
     bits: float
-    kl: float
+    kl: float | None
     time_s: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
 

@@ -37,7 +37,8 @@ class Mixed(Weights):
                           help="stored bits per weight of the decoder's matrices, scales counted")
     methods: str = control(_METHODS, help="schemes to choose from, as int4/group=32, separated by spaces; "
                            "bf16 is always among them")
-    plan: str = control("auto", help="auto, or the path of a plan that `workbench plan --save` wrote")
+    plan: str = control("auto", help="auto; one scheme for all, like int4/group=64, to raise from; or the "
+                        "path of a plan that `workbench plan --save` wrote")
     raised: str = control("", help="matrices with another scheme, like layers.3.mlp.down_proj:int8, "
                           "separated by spaces; they may pass the budget")
     tokens: int = control(512, 256, 65536, soft=(256, 4096), unit="tokens",
