@@ -26,6 +26,8 @@ def locate(draft: str, target: str) -> Path | str:
                 "model with the same tokenizer, draft=<folder or hub id>, or use "
                 "decoding=prompt_lookup, which needs none")
         return Path(zoo.path(name))
+    if draft == "self":  # the target's own layers, a copy of them
+        draft = zoo.DEFAULT if target == "bundled" else target
     if draft in zoo.names():
         return Path(zoo.path(draft))
     path = Path(draft).expanduser()
@@ -54,6 +56,8 @@ def why_not(draft: str, target: ModelShape) -> str | None:
     whose config is not here yet. ``auto`` is the bundled draft."""
     from workbench.shape import from_file
 
+    if draft == "self":
+        return None
     try:
         path = locate(draft, "bundled")
         found = mismatch(from_file(path), target) if isinstance(path, Path) else None
