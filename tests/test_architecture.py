@@ -34,6 +34,7 @@ MAY = {
     "quality": PURE | {"runtime", "settings", "zoo"},
     "sensitivity": PURE | {"calibration", "quality", "runtime", "settings", "techniques", "zoo"},
     "quantized": PURE | {"calibration", "kernels", "runtime", "settings", "techniques"},
+    "speculation": PURE | {"runtime", "settings", "techniques", "zoo", "zoo.recipes"},
     "telemetry": PURE | {"settings", "runtime"},
     "engine.client": {"errors", "events", "settings", "units", "machine"},
     "backends": PURE | {"runtime", "techniques", "settings", "export", "gguf"},
@@ -57,8 +58,8 @@ MAY = {
     "traces": {"errors", "analysis", "charts", "store"},
     "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"calibration", "sensitivity", "quantized", "engine.client", "engine.remote", "report", "apps",
-                   "fingerprint"},
+    "cli": VIEW | {"calibration", "speculation", "sensitivity", "quantized", "engine.client", "engine.remote",
+                   "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
 ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels"),  # `doctor` looks at the native library

@@ -1,0 +1,111 @@
+"""One generation with the loaded model: its tokens, its counts, its times."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench import events as ev
+
+if TYPE_CHECKING:
+    from workbench.runtime.model import Model
+    from workbench.settings import Settings
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Counts exclude the prompt's forward and its first token, as the speed does.
+
+    ``tok_per_s`` over all sequences from the first token on; ``extra_bytes``: the drafter's and, of the
+    cache, what its drafts need more."""
+
+    ids: list[list[int]]
+    tok_per_s: float
+    seconds: float
+    new: int
+    forwards: int
+    verifications: int
+    drafted: int
+    accepted: int
+    draft_s: float
+    verify_s: float
+    drafter_bytes: int
+    kv_bytes: int
+    told: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def decode(model: Model, settings: Settings, prompts: Sequence[str],
+           cancelled: Callable[[], bool] = lambda: False) -> Decoded:
+    """Continue ``prompts`` as one batch. Raises what ``Model.generate`` raises, Cancelled too."""
+    seen: list[ev.Event] = []
+    out = model.generate(list(prompts), settings, seen.append, cancelled)
+    tokens = [e for e in seen if isinstance(e, ev.Token)]
+    drafts = [e for e in seen if isinstance(e, ev.Draft)]
+    memory = [e for e in seen if isinstance(e, ev.Memory)]
+    phases = [e for e in seen if isinstance(e, ev.Phase)]
+    first = max(t.t_s for t in tokens if t.index == 0)
+    seconds = max(t.t_s for t in tokens) - first
+    new = len(tokens) - len(prompts)
+    plain = settings.decoding.name() == "plain"
+    return Decoded(
+        ids=out.tokens, tok_per_s=new / seconds if seconds > 0 else float("nan"), seconds=seconds, new=new,
+        forwards=sum(p.phase in ("verify", "decode") for p in phases), verifications=len(drafts),
+        drafted=sum(d.drafted for d in drafts), accepted=sum(d.accepted for d in drafts),
+        draft_s=sum(p.end_s - p.start_s for p in phases if p.phase == "draft"),
+        verify_s=sum(p.end_s - p.start_s for p in phases if p.phase in ("verify", "decode")),
+        drafter_bytes=0 if plain else max((m.draft_bytes for m in memory), default=0),
+        kv_bytes=max((m.kv_bytes for m in memory), default=0),
+        told=tuple(e.text for e in seen if isinstance(e, ev.Note)))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Several generations of one method beside plain ones of the same prompts, taken in turn.
+
+    ``ratio``: median of (tok/s ÷ plain's of the same turn), with quartiles. ``acceptance``, ``length``
+    (tokens per verification) and ``per_forward`` are None where nothing was drafted."""
+
+    runs: int
+    new: int
+    length: float | None
+    per_forward: float | None
+    forwards_per_token: float | None
+    drafted: int
+    accepted: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    draft_share: float
+    same: int
+    extra_bytes: int
+
+    @property
+    def acceptance(self) -> float | None:
+        return self.accepted / self.drafted if self.drafted else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "acceptance": self.acceptance}
+
+
+def summarize(pairs: Sequence[tuple[Decoded, Decoded]]) -> Summary:
+    """``pairs``: (the method's, plain's) of the same prompt and turn; at least one."""
+    ratios = [m.tok_per_s / p.tok_per_s for m, p in pairs]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    new, forwards = sum(m.new for m, _ in pairs), sum(m.forwards for m, _ in pairs)
+    verified = sum(m.verifications for m, _ in pairs)
+    accepted = sum(m.accepted for m, _ in pairs)
+    total = sum(m.seconds for m, _ in pairs)
+    return Summary(
+        runs=len(pairs), new=new, length=1 + accepted / verified if verified else None,
+        per_forward=new / forwards if forwards else None,
+        forwards_per_token=forwards / new if new else None,
+        drafted=sum(m.drafted for m, _ in pairs), accepted=accepted, ratio=middle,
+        ratio_low=low, ratio_high=high,
+        draft_share=sum(m.draft_s for m, _ in pairs) / total if total else 0.0,
+        same=sum(m.ids == p.ids for m, p in pairs),
+        extra_bytes=max(m.drafter_bytes + max(0, m.kv_bytes - p.kv_bytes) for m, p in pairs))
