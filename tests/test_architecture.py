@@ -24,11 +24,12 @@ MAY = {
     "gguf": {"errors", "units"}, "formats": {"errors"},
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
     "techniques": {"sensitivity", "errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
-                   "calibration", "formats", "heads"},
+                   "calibration", "formats", "heads", "structure"},
     "calibration": PURE | {"runtime", "settings", "techniques", "kernels", "quantized", "zoo", "zoo.recipes"},
     "settings": {"errors", "units", "shape", "machine", "techniques"},
     "zoo": {"errors", "zoo.recipes"}, "zoo.recipes": PURE | {"zoo", "heads", "runtime", "settings"},
     "heads": PURE | {"runtime", "settings", "zoo", "calibration"},
+    "structure": PURE | {"calibration", "kernels", "quality", "runtime", "settings", "zoo", "zoo.recipes"},
     "forecast": PURE | {"settings", "techniques", "energy"},
     "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "zoo"},
@@ -58,7 +59,7 @@ MAY = {
     "traces": {"errors", "analysis", "charts", "store"},
     "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"calibration", "speculation", "sensitivity", "quantized", "engine.client", "engine.remote",
+    "cli": VIEW | {"structure", "calibration", "speculation", "sensitivity", "quantized", "engine.client", "engine.remote",
                    "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
@@ -68,7 +69,7 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
-    "calibration": {"torch"}, "heads": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
+    "calibration": {"torch"}, "structure": {"torch"}, "heads": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
     "quality": {"torch"}, "sensitivity": {"torch"}, "quantized": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
     "charts": set(), "zoo.recipes": {"torch", "transformers"},
