@@ -52,3 +52,20 @@ def pack(raw: torch.Tensor, form: str) -> Stored:
 def matmul(x: torch.Tensor, stored: Stored, activations: int = abi.A16) -> torch.Tensor:
     """``x`` [M, K] bfloat16 -> [M, N] bfloat16. Raises RuntimeError without the native library."""
     return linear.matmul(x, stored.weight(activations))
+
+
+def dequantize(stored: Stored) -> torch.Tensor:
+    """The numbers that the panels stand for, [N, K] float32: each is one product of file numbers."""
+    n, form = stored.rows, stored.form
+    q = (panels.unpack_bytes(stored.q) if form == "Q8_0" else panels.unpack_nibbles(stored.q)).float()
+    if form != "Q4_K":
+        d = panels.unpack_scales(stored.scales)[..., 0].t().float()  # [N, blocks]
+        codes = q - (0 if form == "Q8_0" else 8)
+        return (codes.view(q.shape[0], -1, 32) * d[..., None]).flatten(1)[:n]
+    rows = panels.PANEL
+    halves = stored.scales[..., :4 * rows].contiguous().view(torch.float16)
+    d, m = panels.unpack_scales(halves.view(*halves.shape[:2], 2, rows)).unbind(-1)
+    six = stored.scales[..., 4 * rows:].reshape(*stored.scales.shape[:2], 16, rows)
+    a, b = panels.unpack_scales(six.contiguous()).float().permute(1, 0, 2).split(8, -1)  # [N, blocks, 8]
+    scale, low = (d.t().float()[..., None] * a).flatten(1), (m.t().float()[..., None] * b).flatten(1)
+    return (q.view(q.shape[0], -1, 32) * scale[..., None] - low[..., None]).flatten(1)[:n]

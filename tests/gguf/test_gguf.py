@@ -184,3 +184,33 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(Cancelled):
         export.write(Settings(), tmp_path / "x.gguf", "f16", cancelled=lambda: True)
     assert not list(tmp_path.glob("x.gguf*"))
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_matrices_stay_in_the_files_blocks(files, kind):
+    """weights=bf16 runs the file as it is: its blocks in memory, its numbers in every product."""
+    import torch
+
+    from workbench.kernels import native
+    from workbench.runtime.packed_blocks import Blocks
+
+    if not native.available():
+        pytest.skip(native.why_not() or "-")
+    source = {"model.source": str(files[kind].path)}
+    blocks, exact = loaded(Settings().with_(source)), loaded(Settings().with_({**source, "weights": "fp32"}))
+    assert blocks.packed
+    for name, module in blocks.packed.items():
+        assert isinstance(module, Blocks), name
+        theirs = exact.model.get_submodule(name).weight
+        assert torch.allclose(module.dequantize(), theirs, rtol=1e-6, atol=0), name
+    said = blocks.effective["weights"].effective
+    assert f"native {kind.upper()} blocks" in said
+    assert "as the file stores them" in said
+    ids = blocks.tokenizer("def area(width, height):\n")["input_ids"]
+    mine, wanted = logits(blocks, ids), logits(exact, ids)
+    assert (mine - wanted).norm() < 0.02 * wanted.norm()
+    matrices = sum(m.nbytes for m in blocks.packed.values())
+    numbers = sum(m.out_features * m.in_features for m in blocks.packed.values())
+    assert matrices < numbers * (1.2 if kind == "q8_0" else 0.65)
+    repacked = loaded(Settings().with_({**source, "weights": "int8"}))
+    assert "decoded and then stored" in repacked.effective["model.source"].effective

@@ -97,3 +97,10 @@ def test_costs() -> None:
     assert cost.weight_bytes(1, 32, "Q8_0") == 16 * 34
     assert cost.flops(2, 3, 4) == 48
     assert cost.traffic_bytes(1, 16, 32, "Q4_0") == cost.weight_bytes(16, 32, "Q4_0") + 96
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [16, 21])
+def test_panels_stand_for_the_files_numbers_exactly(form: str, rows: int) -> None:
+    raw = random_rows(form, rows, 3, seed=5).flatten(1)
+    assert torch.equal(cpu.dequantize(cpu.pack(raw, form)), reference.dequantize(raw, form).float())

@@ -20,7 +20,7 @@ from torch import nn
 from workbench.errors import Cancelled, ModelError, OutOfMemory, SettingsError, WorkbenchError
 from workbench.events import Effective, Event, Progress
 from workbench.runtime.checkpoint import Checkpoint
-from workbench.runtime.gguf_checkpoint import GgufCheckpoint
+from workbench.runtime.gguf_checkpoint import GgufCheckpoint, GgufMatrices
 from workbench.runtime.guard import layers_of
 from workbench.runtime.oom import explained, is_out_of_memory
 from workbench.runtime.packed import Packed
@@ -76,8 +76,9 @@ def load_model(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | N
     advice = "choose int4 weights, stream the layers (tiers=stream), or take a smaller model"
     try:
         with explained(f"loading the model on {device}", advice), torch.no_grad():
-            prepared = _prepared(settings, source, emit, cancelled)
-            _refuse_too_big(settings, shape, device, parked is not None, advice)
+            prepared = _prepared(settings, source, device, emit, cancelled)
+            _refuse_too_big(settings, shape, device, parked is not None, advice,
+                            getattr(prepared, "nbytes", None))
             filler = Filler(model, settings, source, device, dtype, emit, cancelled,
                             prepared)
             filler.fill(parked)
@@ -151,8 +152,10 @@ def skeleton(source: Source, dtype: torch.dtype, trust: bool) -> Any:
 
 
 def _refuse_too_big(settings: Settings, shape: ModelShape, device: torch.device, streamed: bool,
-                    advice: str) -> None:
-    """On a machine that overcommits, too much memory ends in a kill, not in an error: look first."""
+                    advice: str, known: int | None = None) -> None:
+    """``known``: bytes of the weights where they are not what the technique would make.
+
+    On a machine that overcommits, too much memory ends in a kill, not in an error: look first."""
     import psutil
 
     if streamed:
@@ -160,7 +163,7 @@ def _refuse_too_big(settings: Settings, shape: ModelShape, device: torch.device,
     item = 4 if settings.weights.compute_dtype == "float32" else 2
     layer = sum(settings.weights.storage_bytes(r, c) for _, r, c in shape.linears())
     heads = shape.embedding_parameters * item * (1 if shape.tied else 2)
-    need = shape.layers * layer + heads
+    need = shape.layers * layer + heads if known is None else known
     free = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda"
             else psutil.virtual_memory().available)
     if need > free:
@@ -207,8 +210,10 @@ class Filler:
     def stored(self) -> str:
         """How a file stores the weights, where that is not how they are loaded."""
         held = getattr(self._tensors, "_files", None)
-        return (f"; read from GGUF ({held.file.scheme()}), decoded and then stored as weights says"
-                if isinstance(held, GgufCheckpoint) else "")
+        if not isinstance(held, GgufCheckpoint):
+            return ""
+        return f"; read from GGUF ({held.file.scheme()})" + (
+            "" if isinstance(self.prepared, GgufMatrices) else ", decoded and then stored as weights says")
 
     def fill(self, parked: Any) -> None:
         try:
@@ -297,10 +302,20 @@ class Filler:
     def _pack_head(self) -> None:
         """See ``Weights.packs_head``: the lookup keeps its matrix, the head's product is packed."""
         head = self.model.get_output_embeddings()
-        if head is None or not self.technique.packs_head():
+        if head is None:
+            return
+        if isinstance(self.prepared, GgufMatrices):
+            return self._head_in_blocks(head)
+        if not self.technique.packs_head():
             return
         name = next(n for n, m in self.model.named_modules() if m is head)
         self._place(name, self.technique.pack(head.weight.detach(), getattr(head, "bias", None)))
+
+    def _head_in_blocks(self, head: nn.Module) -> None:
+        names = {id(m): n for n, m in self.model.named_modules()}
+        made = self.prepared.head(names[id(head)], names[id(self.model.get_input_embeddings())])
+        if made is not None:
+            self._place(names[id(head)], made)
 
     def _take(self, name: str, module: nn.Module, key: str, param: nn.Parameter) -> torch.Tensor:
         self._check()
@@ -351,10 +366,14 @@ def tensors_of(model: Any, settings: Settings, source: Source, prepared: Any = N
             else _Stored(model, source, settings.model.allow_pickle, prepared))
 
 
-def _prepared(settings: Settings, source: Source, emit: Emit, cancelled: Callable[[], bool] | None) -> Any:
+def _prepared(settings: Settings, source: Source, device: torch.device, emit: Emit,
+              cancelled: Callable[[], bool] | None) -> Any:
     """Codes of the matrices where they are known before loading: the checkpoint's own, or calibrated ones."""
     from workbench.quantized.read import File
 
+    blocks = GgufMatrices.of(source, settings, device)
+    if blocks is not None:
+        return blocks
     stored = File.of(source)
     if stored is None:
         return settings.weights.prepare(settings, emit, cancelled)
