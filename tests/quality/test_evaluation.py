@@ -154,3 +154,59 @@ def test_big_references_are_half_precision(tmp_path: Path, monkeypatch: pytest.M
     writer.close(True)
     assert np.load(tmp_path / "r.npy").dtype == np.float16
     assert reference.Reader(tmp_path / "r.npy", 4, 30, "k").next(4).dtype == np.float32
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_figures(model: Any, tmp_path: Path) -> None:
+    texts = [f"{t} {i}" for i in range(6) for t in TEXTS[:2]]
+    run(model, texts, save=tmp_path / "ref.npy", window=64)
+    options = {"reference": tmp_path / "ref.npy", "window": 64, "kv": "int8", "shuffle": 3}
+    whole, _ = run(model, texts, **options)
+    journal = tmp_path / "deep" / "journal"
+    asked = 0
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 12
+
+    with pytest.raises(Cancelled):
+        run(model, texts, journal=journal, cancelled=enough, **options)
+    kept = journal.read_text().splitlines()
+    assert len(kept) > 2
+    journal.write_text("\n".join([*kept, '[7, [0.1, 0.']))  # the disk filled up in the middle of a line
+    forwards = 0
+    before = model.forward.__class__.__call__
+
+    def counted(self: Any, *args: Any, **more: Any) -> Any:
+        nonlocal forwards
+        forwards += 1
+        return before(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.forward.__class__, "__call__", counted)
+        again, _ = run(model, texts, journal=journal, **options)
+        resumed, forwards = forwards, 0
+        run(model, texts, **options)
+    assert again == whole
+    assert 0 < resumed <= forwards - (len(kept) - 1)
+    assert not journal.exists()
+
+
+def test_the_order_of_windows_changes_no_figure_but_the_error(model: Any, tmp_path: Path) -> None:
+    texts = [f"{t} {i}" for i in range(4) for t in TEXTS[:2]]
+    run(model, texts, save=tmp_path / "ref.npy", window=64)
+    plain, _ = run(model, texts, reference=tmp_path / "ref.npy", window=64, kv="int8")
+    mixed, _ = run(model, texts, reference=tmp_path / "ref.npy", window=64, kv="int8", shuffle=1)
+    assert mixed.perplexity == pytest.approx(plain.perplexity, rel=1e-12)
+    assert mixed.kl_mean == pytest.approx(plain.kl_mean, rel=1e-9)
+    assert (mixed.kl_p99, mixed.top1) == (plain.kl_p99, plain.top1)
+    with pytest.raises(SettingsError, match="leave shuffle out"):
+        run(model, texts, save=tmp_path / "other.npy", shuffle=1)
+
+
+def test_a_journal_of_another_evaluation_is_not_believed(model: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    journal.write_text('{"tokens": "other"}\n[0, [99.0], [], []]\n')
+    found, _ = run(model, journal=journal)
+    plain, _ = run(model)
+    assert found == plain

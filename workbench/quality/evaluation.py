@@ -2,7 +2,9 @@
 
 Every document is cut into windows of at most the model's positions (and 1024); each window starts
 with an empty cache and its first token is context only. The window goes through the cache in
-chunks, so that what a compressed cache loses is measured too. Per scored token:
+chunks, so that what a compressed cache loses is measured too. Windows may
+come in a shuffled order, so that the first of them are a fair sample of all and the estimate only
+narrows; what was scored is kept in a journal, and a stopped evaluation goes on from there. Per token:
 
     nll   = -log q(token)
     kl    = sum_v p(v) (log p(v) - log q(v))      p: the reference, q: this configuration
@@ -11,6 +13,7 @@ chunks, so that what a compressed cache loses is measured too. Per scored token:
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ import torch
 
 from workbench.errors import SettingsError
 from workbench.events import Event, Progress, Quality
+from workbench.quality.journal import Journal, Scored
 from workbench.quality.reference import Reader, Writer, tokens_key
 from workbench.quality.statistics import Series, mean_and_error, perplexity, quantile
 from workbench.runtime.guard import Guard
@@ -58,6 +62,19 @@ class _Scores:
     kl: Series = field(default_factory=Series)
     same: Series = field(default_factory=Series)
 
+    def add(self, known: Scored) -> None:
+        """Scores of one window as :meth:`since` gave them."""
+        self.nll.add(known.nll)
+        if len(known.kl):
+            self.kl.add(known.kl)
+            self.same.add(known.same)
+
+    def since(self, place: int) -> Scored:
+        """Scores from ``place`` on."""
+        compared = len(self.kl) > 0
+        return Scored(self.nll.values()[place:], self.kl.values()[place:] if compared else np.zeros(0),
+                      self.same.values()[place:] if compared else np.zeros(0))
+
     def events(self, against: str, done: bool) -> list[Quality]:
         """The figures so far; the ones that need all tokens only at the end."""
         found = [("perplexity", *perplexity(self.nll.values()), "")]
@@ -75,36 +92,56 @@ def evaluate(
     model: Model, texts: list[str], emit: Callable[[Event], None], cancelled: Callable[[], bool],
     reference: Path | str | None = None, save: Path | str | None = None,
     settings: Settings | None = None, clock: Callable[[], float] = lambda: 0.0,
+    window: int = _WINDOW, shuffle: int | None = None, journal: Path | str | None = None,
 ) -> Summary:
     """Perplexity, and KL and agreement against ``reference``; ``save`` writes such a reference.
 
     Emits Progress and Quality (partial ones with ``done=False`` about twice a second). ``settings``
-    chooses the KV cache (default: the loaded ones). Raises Cancelled, SettingsError (texts without
-    two tokens), StoreError (a reference of other texts, a full disk), OutOfMemory."""
+    chooses the KV cache (default: the loaded ones). ``window``: tokens per window at most. ``shuffle``:
+    seed of the windows' order (not with ``save``). ``journal``: file in which finished windows are kept;
+    those that are there already are not scored again, and it is removed at the end. Raises Cancelled,
+    SettingsError (texts without two tokens), StoreError (a reference of other texts, a full disk), OutOfMemory."""
     settings = settings or model.settings
-    windows = _windows(model, texts)
+    windows = _windows(model, texts, window)
+    if save and shuffle is not None:
+        raise SettingsError("a reference is written in the order of the text; leave shuffle out")
     rows, key = sum(len(w) - 1 for w in windows), tokens_key(windows)
     reader = Reader(Path(reference), rows, model.forward.vocab, key) if reference else None
     about = {"tokens": key, "against": f"{settings.label()}, KV {settings.kv}",
              "model": settings.model.source}
     writer = Writer(Path(save), rows, model.forward.vocab, about) if save else None
-    work = _Work(model, settings, Guard(cancelled), emit, clock, reader, writer, rows)
+    kept = Journal(Path(journal), {"tokens": key, "reference": reader.about if reader else None,
+                                   "settings": settings.to_dict()}) if journal else None
+    work = _Work(model, settings, Guard(cancelled), emit, clock, reader, writer, rows, kept)
     finished = False
     try:
         with torch.inference_mode(), explained("the evaluation", _ADVICE):
-            for window in windows:
-                work.window(window)
+            for index, row in _order(windows, shuffle):
+                work.window(index, row, windows[index])
         finished = True
     finally:
         if writer is not None:
             writer.close(finished)
     work.tell(done=True)
+    if kept is not None:
+        kept.remove()
     return work.summary()
 
 
-def _windows(model: Model, texts: list[str]) -> list[list[int]]:
+def _order(windows: list[list[int]], shuffle: int | None) -> list[tuple[int, int]]:
+    """(window, row of its first score in the reference), in the order of scoring."""
+    found, row = [], 0
+    for index, ids in enumerate(windows):
+        found.append((index, row))
+        row += len(ids) - 1
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(found)
+    return found
+
+
+def _windows(model: Model, texts: list[str], size: int = _WINDOW) -> list[list[int]]:
     """Token windows of at least two tokens, documents in order."""
-    size = min(_WINDOW, model.forward.max_positions)
+    size = min(max(2, size), model.forward.max_positions)
     found = []
     for text in texts:
         ids = model.encode(text)
@@ -125,12 +162,26 @@ class _Work:
     reader: Reader | None
     writer: Writer | None
     rows: int
+    journal: Journal | None = None
     scores: _Scores = field(default_factory=_Scores)
     _cache: Any = None
     _told: float = field(default_factory=time.monotonic)
 
-    def window(self, ids: list[int]) -> None:
-        """Score one window through a cache that starts empty."""
+    def window(self, index: int, row: int, ids: list[int]) -> None:
+        """Score one window through a cache that starts empty, or take its scores from the journal."""
+        known = None if self.journal is None else self.journal.done.get(index)
+        if known is not None:
+            self.scores.add(known)
+            return self._maybe_tell()
+        before = len(self.scores.nll)
+        if self.reader is not None:
+            self.reader.seek(row)
+        self._forward(ids)
+        if self.journal is not None:
+            self.journal.add(index, self.scores.since(before))
+        return None
+
+    def _forward(self, ids: list[int]) -> None:
         if self._cache is None or self._cache.capacity < len(ids):
             self._cache = self.model.cache(self.settings, 1, max(len(ids), _CHUNK))
         self._cache.rewind(0)

@@ -80,7 +80,9 @@ class Writer:
 
 
 class Reader:
-    """Rows in the order they were written. Raises StoreError when they are of other tokens."""
+    """Rows in the order they were written, or from a row on (``seek``).
+
+    Raises StoreError when they are of other tokens."""
 
     def __init__(self, path: Path, rows: int, vocab: int, key: str) -> None:
         again = "delete it and evaluate the reference again"
@@ -94,6 +96,10 @@ class Reader:
             raise StoreError(f"the reference {path} was made from other texts or another tokenizer; "
                              f"{again}")
         self._row = 0
+
+    def seek(self, row: int) -> None:
+        """The next rows are those from ``row`` on."""
+        self._row = row
 
     def next(self, n: int) -> np.ndarray:
         """The next [n, V] rows, float32."""
