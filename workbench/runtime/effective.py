@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from workbench.events import Effective
 from workbench.units import format_bytes
 
@@ -46,15 +48,24 @@ def records(settings: Settings, facts: Facts) -> list[Effective]:
     found = []
     for path, value in settings.flat().items():
         if path in facts.loaded:
-            found.append(facts.loaded[path])
+            found.append(_multiplied(facts.loaded[path], facts.executor))
             continue
         effective, reason = _read(path, value, settings, facts)
         found.append(Effective(path=path, requested=str(value), effective=effective,
                                honoured=not reason, reason=reason))
-    found += [e for p, e in facts.loaded.items() if p not in settings.flat()]
+    found += [_multiplied(e, facts.executor) for p, e in facts.loaded.items() if p not in settings.flat()]
     found.append(Effective(path="attention", requested="auto", effective=facts.attention))
     found.append(Effective(path="executor", requested="auto", effective=facts.executor))
     return found
+
+
+def _multiplied(record: Effective, executor: str) -> Effective:
+    """Where the native executor runs the forward, its products read plain bfloat16 matrices, too."""
+    if not executor.startswith("native") or not record.path.startswith("weights"):
+        return record
+    isa = executor.rpartition("(")[2].rstrip(")")
+    return msgspec.structs.replace(record, effective=record.effective.replace(
+        "F.linear bfloat16", f"native bf16 ({isa})"))
 
 
 def _read(path: str, value: Any, settings: Settings, facts: Facts) -> tuple[str, str]:
