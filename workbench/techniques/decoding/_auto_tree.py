@@ -1,9 +1,9 @@
 """``tree=auto``: a drafter's tree chosen for this machine, from what was accepted and what rows cost.
 
 The counts of a model and drafter are kept in the workbench's cache, so that the next run starts with the
-tree that the last one ended with. What a step takes besides the forward (drafting, walking the tree,
-detokenizing) is timed while decoding and added to the measured curve. The chosen tree never changes a
-text: whatever is drafted, the target decides.
+tree that the last one ended with. Costs are the measured curve, stretched by what verifications really take
+in this run (a busy machine, a longer context), and the rest of a step as it was timed. The chosen tree never
+changes a text: whatever is drafted, the target decides.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ class AutoTree:
         self.seen = Acceptance(depths, tuple(prior))
         self._verify, self._most, self._path = verify, most, path
         self._level_s = level_s
-        self._rest: deque[float] = deque(maxlen=_TIMES)  # seconds of a step besides the forward
+        self._rest: deque[float] = deque(maxlen=_TIMES)  # seconds of a step besides draft and verification
+        self._stretch: deque[float] = deque(maxlen=_TIMES)  # of verifications, against the curve
         self._levels: deque[float] = deque(maxlen=_TIMES)
-        self._began: float | None = None
+        self._verified: float | None = None  # when the last verification was over
+        self._asked = 0.0  # when the last proposal was ready
         self._rows = 0
         self._steps = 0
         if path is not None:
@@ -55,17 +57,21 @@ class AutoTree:
         return self.plan.template
 
     def begin(self) -> None:
-        """A step begins: the one before it is over, and what it took is known."""
-        now = time.perf_counter()
-        if self._began is not None:
-            self._rest.append(max(0.0, now - self._began - self._verify(self._rows)))
-        self._began = now
+        """A step begins."""
+        if self._verified is not None:
+            self._rest.append(time.perf_counter() - self._verified)
+            self._verified = None
 
     def drafted(self, nodes: int, levels: int = 0, seconds: float = 0.0) -> None:
-        """This step's tree has ``nodes`` nodes; ``levels`` of them took ``seconds`` to draft."""
-        self._rows = 1 + nodes
+        """The tree is ready and has ``nodes`` nodes; ``levels`` of them took ``seconds`` to draft."""
+        self._asked, self._rows = time.perf_counter(), 1 + nodes
         if levels:
             self._levels.append(seconds / levels)
+
+    def verified(self) -> None:
+        """The target has answered."""
+        self._verified = time.perf_counter()
+        self._stretch.append((self._verified - self._asked) / self._verify(self._rows))
 
     def count(self, depth: int, ranks: Sequence[int], right: int | None) -> None:
         """As :meth:`Acceptance.count`; depths beyond those that are planned do not count."""
@@ -85,11 +91,9 @@ class AutoTree:
         return f"auto: {self.plan.describe()}"
 
     def _best(self) -> Plan:
-        levels = statistics.median(self._levels) if self._levels else self._level_s
-        rest = statistics.median(self._rest) if self._rest else 0.0
-        typical = levels * self.plan.depth if self._rest and self._levels else 0.0
-        fixed = max(0.0, rest - typical)  # what drafting takes is counted by depth
-        return best(self.seen.chances(), lambda rows: self._verify(rows) + fixed,
+        levels, stretch, rest = (statistics.median(seen) if seen else otherwise for seen, otherwise in (
+            (self._levels, self._level_s), (self._stretch, 1.0), (self._rest, 0.0)))
+        return best(self.seen.chances(), lambda rows: stretch * self._verify(rows) + rest,
                     (lambda depth: levels * depth) if levels else None, self._most, least=1)
 
     # -- from run to run -----------------------------------------------------------------------------

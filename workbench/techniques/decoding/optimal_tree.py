@@ -85,6 +85,7 @@ class TreeDrafter(Drafter):
 
     def observe(self, tokens: list[int], accepted: int, logits: torch.Tensor) -> None:
         """Which rank was right at each node that was kept and had guesses."""
+        self.tree.verified()
         node = -1
         for depth, token in enumerate(tokens[len(tokens) - accepted - 1:], 1):
             guesses = self._draft.guesses.get(node)

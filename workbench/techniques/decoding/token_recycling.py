@@ -111,6 +111,7 @@ class Recycler(Drafter):
 
         Of rows with the same token the last in tree order wins."""
         if self._tree is not None:
+            self._tree.verified()
             self._count(self._tree, tokens[len(tokens) - accepted - 2:])
         if logits.shape[0] == len(self._rows):
             best = logits.topk(self._ranks, -1).indices.cpu().numpy()
