@@ -31,7 +31,7 @@ def generated(count: int, seed: int = 5, kinds: tuple[str, ...] = KINDS) -> list
     for attempt in range(50 * count):
         if len(found) == count:
             break
-        kind = kinds[len(found) % len(kinds)]
+        kind = kinds[attempt % len(kinds)]  # a kind that has no more new ones gives way to the others
         text = _MAKERS[kind](r)
         found.setdefault(text, Prompt(f"{kind}-{attempt}", kind, text))
     return list(found.values())
