@@ -6,9 +6,11 @@ import ctypes
 from typing import Any
 
 I32 = ctypes.c_int32
+F32 = ctypes.c_float
 ADDRESS = ctypes.c_void_p
-BF16, INT8, INT4 = 0, 1, 2
-SCALE_NONE, SCALE_PAIR, SCALE_ROW, SCALE_HALF, SCALE_K = range(5)
+BF16, INT8, INT4, SPARSE, FIELDS, E4M3, E5M2 = range(7)
+(SCALE_NONE, SCALE_PAIR, SCALE_ROW, SCALE_HALF, SCALE_K, SCALE_E8M0, SCALE_E4M3, SCALE_UE5M3,
+ SCALE_DOUBLE, SCALE_BF16) = range(10)
 A16, A8 = 0, 1
 
 
@@ -16,11 +18,11 @@ class Weight(ctypes.Structure):
     """A stored matrix; see ``linear.h``."""
 
     _fields_ = [("kind", I32), ("scale", I32), ("activations", I32), ("rows", I32),
-                ("columns", I32), ("padded", I32), ("group", I32), ("data", ADDRESS),
-                ("scales", ADDRESS)]
+                ("columns", I32), ("padded", I32), ("group", I32), ("bits", I32), ("data", ADDRESS),
+                ("scales", ADDRESS), ("levels", ADDRESS), ("unit", F32), ("middle", F32)]
 
     @classmethod
-    def over(cls, tensors: tuple[Any, ...], **fields: int) -> Weight:
+    def over(cls, tensors: tuple[Any, ...], **fields: float) -> Weight:
         """One that keeps alive what it points to."""
         made = cls(**fields)
         made.kept = tensors

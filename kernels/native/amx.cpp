@@ -40,14 +40,33 @@ void by_block(const Job& j, const WbProduct& p, int panel, int end) {
   if (block_of(*p.weight) == 64) {
     if (one) panels<KIND, 1, 64>(j, p, panel, end);
     else panels<KIND, 2, 64>(j, p, panel, end);
+  } else if (KIND == WB_FIELDS && block_of(*p.weight) == 16) {
+    if (one) panels<WB_FIELDS, 1, 16>(j, p, panel, end);
+    else panels<WB_FIELDS, 2, 16>(j, p, panel, end);
   } else {
     if (one) panels<KIND, 1, 32>(j, p, panel, end);
     else panels<KIND, 2, 32>(j, p, panel, end);
   }
 }
 
+// 8-bit floats are expanded to float32 and multiplied there.
+const Path* other() {
+  static const Path* const path = portable_path(nullptr);
+  return path;
+}
+bool expanded(const Job& j) { return floats(kind_of(j)); }
+
+size_t size(const Job& j) { return expanded(j) ? other()->bytes(j) : bytes(j); }
+int units(const Job& j) { return expanded(j) ? other()->units(j) : row_tiles(j); }
+void prepare_unit(const Job& j, int unit) {
+  if (expanded(j)) other()->prepare(j, unit);
+  else prepare(j, unit);
+}
+
 void run(const Job& j, const WbProduct& p, int panel, int end) {
   if (p.weight->kind == WB_BF16) wide(j, p, panel, end);
+  else if (floats(*p.weight)) other()->run(j, p, panel, end);
+  else if (p.weight->kind == WB_FIELDS) by_block<WB_FIELDS>(j, p, panel, end);
   else if (p.weight->kind == WB_INT4) by_block<WB_INT4>(j, p, panel, end);
   else by_block<WB_INT8>(j, p, panel, end);
 }
@@ -72,7 +91,7 @@ const Path* amx_path() {
     return nullptr;
   constexpr long kAsk = 0x1023, kTiles = 18;
   if (syscall(SYS_arch_prctl, kAsk, kTiles) != 0) return nullptr;
-  static const Path path = {"amx", bytes, row_tiles, prepare, run};
+  static const Path path = {"amx", size, units, prepare_unit, run};
   return &path;
 }
 

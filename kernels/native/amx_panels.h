@@ -9,7 +9,7 @@ namespace {
 // What the kernels below share: one or two neighbouring panels, block by block.
 template <int KIND, int LIMBS, int BLOCK, int P>
 struct Panels {
-  static constexpr size_t kBytes = BLOCK * kPanel / (KIND == WB_INT4 ? 2 : 1);  // of a block
+  const size_t block_bytes;  // of a block
   const WbWeight& w;
   const View& v;
   int panel, rows;  // `rows` of x in a tile
@@ -18,23 +18,27 @@ struct Panels {
   float* acc;
 
   Panels(const Job& j, const View& view, const WbWeight& weight, int first, float* sums)
-      : w(weight), v(view), panel(first), rows(tile_rows(j)), stride(panel_bytes(weight)),
+      : block_bytes(static_cast<size_t>(BLOCK) * 2 * code_bits(weight)), w(weight), v(view), panel(first), rows(tile_rows(j)), stride(panel_bytes(weight)),
         data(static_cast<const char*>(weight.data) + stride * first), acc(sums) {}
 
   // Block b of panel p to a tile at `to`; returns where it is (packed bytes are one already).
   inline const char* unpack(int b, int p, char* to, Scales& scale) const {
-    const size_t at = b * kBytes;
+    const size_t at = b * block_bytes;
     const char* from = data + p * stride;
     // The end of one panel asks for the beginning of the one that is read next.
     const size_t far = at + kFar < stride ? at + kFar : at + kFar + (P - 1) * stride;
     const size_t near = at + kNear < stride ? at + kNear : at + kNear + (P - 1) * stride;
-    for (size_t line = 0; line < kBytes; line += 64) {
+    for (size_t line = 0; line < block_bytes; line += 64) {
       _mm_prefetch(from + far + line, _MM_HINT_T1);
       _mm_prefetch(from + near + line, _MM_HINT_T0);
     }
     scale = block_scale(w, scales_of(w, panel + p), b * BLOCK);
     if (KIND == WB_INT8) return from + at;
-    for (size_t line = 0; line < kBytes; line += 64) {
+    if (KIND == WB_FIELDS) {
+      spread<BLOCK>(w, from + at, to);
+      return to;
+    }
+    for (size_t line = 0; line < block_bytes; line += 64) {
       const Nibbles n = split(from + at + line);
       _mm512_store_si512(to + 2 * line, n.low);
       _mm512_store_si512(to + 2 * line + 64, n.high);

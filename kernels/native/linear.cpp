@@ -44,13 +44,21 @@ const Path* path() {
 bool known(const WbWeight& w) {
   if (w.rows < 1 || w.columns < 1) return false;
   if (w.kind == WB_BF16 || w.kind == WB_SPARSE) return w.padded == w.columns;
-  if (w.kind != WB_INT8 && w.kind != WB_INT4) return false;
-  if (w.group < 32 || w.group % 32 || w.padded % w.group || w.padded < w.columns) return false;
+  if (w.kind < WB_INT8 || w.kind > WB_E5M2) return false;
+  if (w.group < 16 || w.group % 16 || w.padded % w.group || w.padded < w.columns) return false;
+  if (w.padded % 32 || (w.group % 32 && (w.kind != WB_FIELDS || w.bits != 4))) return false;
+  if (w.kind == WB_FIELDS && (w.bits < 1 || w.bits > 8 || (w.levels && w.bits != 4))) return false;
+  if (floats(w) && w.activations != WB_A16) return false;
   switch (w.scale) {
-    case WB_SCALE_PAIR: return w.kind == WB_INT4;
-    case WB_SCALE_ROW: return w.kind == WB_INT8 && w.group == w.padded && w.padded % 64 == 0;
-    case WB_SCALE_HALF: return true;
+    case WB_SCALE_PAIR: return w.kind == WB_INT4 || w.kind == WB_FIELDS;
+    case WB_SCALE_ROW: return w.kind != WB_INT4 && w.group == w.padded && w.padded % 64 == 0;
+    case WB_SCALE_HALF: return w.kind == WB_INT8 || w.kind == WB_INT4;
     case WB_SCALE_K: return w.kind == WB_INT4 && w.group == 32 && w.padded % 256 == 0;
+    case WB_SCALE_E8M0:
+    case WB_SCALE_E4M3:
+    case WB_SCALE_UE5M3:
+    case WB_SCALE_BF16:
+    case WB_SCALE_DOUBLE: return w.kind >= WB_FIELDS;
     default: return false;
   }
 }

@@ -36,6 +36,26 @@ def octets(q: torch.Tensor, scales: torch.Tensor, rows: int, columns: int, group
         padded=padded, group=group or padded, data=q.data_ptr(), scales=scales.data_ptr())
 
 
+def fields(q: torch.Tensor, scales: torch.Tensor, rows: int, columns: int, group: int, bits: int, scale: int,
+           unit: float = 1.0, middle: float = 0.0, levels: torch.Tensor | None = None,
+           activations: int = abi.A16) -> abi.Weight:
+    """Codes of ``bits`` bits in the panels of ``fields.py``, used where they lie. ``levels`` uint8 [16]."""
+    return abi.Weight.over(
+        (q, scales, levels), kind=abi.FIELDS, scale=scale, activations=activations, rows=rows,
+        columns=columns, padded=q.shape[1] // (2 * bits), group=group, bits=bits, data=q.data_ptr(),
+        scales=scales.data_ptr(), levels=0 if levels is None else levels.data_ptr(), unit=unit,
+        middle=middle)
+
+
+def float8(q: torch.Tensor, scales: torch.Tensor, rows: int, columns: int, group: int, kind: int, scale: int,
+           unit: float = 1.0) -> abi.Weight:
+    """8-bit floats (``kind`` E4M3 or E5M2) in the panels of ``fields.py``; ``group`` 0 is the whole row."""
+    padded = q.shape[1] // 16
+    return abi.Weight.over(
+        (q, scales), kind=kind, scale=scale, rows=rows, columns=columns, padded=padded,
+        group=group or padded, bits=8, data=q.data_ptr(), scales=scales.data_ptr(), unit=unit)
+
+
 def matmul(x: torch.Tensor, weight: abi.Weight, bias: torch.Tensor | None = None,
            dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """``x`` [M, K] bfloat16 -> [M, N] in ``dtype`` (bfloat16 or float32); ``bias`` float32 [N].

@@ -41,6 +41,12 @@ def _product(kind: int, activations: int, x: torch.Tensor, q: torch.Tensor, scal
     return y.view(*x.shape[:-1], rows)
 
 
+def stored_matmul(x: torch.Tensor, module: Any) -> torch.Tensor:
+    """``x`` [..., K] times the matrix of a module that describes itself (``native_weight``), bfloat16."""
+    y = linear.matmul(x.reshape(-1, x.shape[-1]), module.native_weight, module.bias)
+    return y.view(*x.shape[:-1], module.out_features)
+
+
 def describe(kind: int, activations: int, q: torch.Tensor, scales: torch.Tensor, rows: int,
              columns: int, group: int) -> abi.Weight:
     """The C structure over these tensors."""

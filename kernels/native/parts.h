@@ -11,19 +11,31 @@ namespace wb {
 constexpr int kPanel = 16;     // rows of W in a panel
 constexpr int kMostRows = 128;  // rows of x that are prepared at a time: they stay in the second-level cache
 
-inline int block_of(const WbWeight& w) { return w.group % 64 == 0 ? 64 : 32; }
+inline int block_of(const WbWeight& w) { return w.group % 64 == 0 ? 64 : w.group % 32 == 0 ? 32 : 16; }
 inline int panels_of(const WbWeight& w) { return (w.rows + kPanel - 1) / kPanel; }
-inline size_t panel_bytes(const WbWeight& w) {
-  return static_cast<size_t>(w.padded) * kPanel / (w.kind == WB_INT4 ? 2 : 1);
+inline int code_bits(const WbWeight& w) {
+  return w.kind == WB_INT4 ? 4 : w.kind == WB_FIELDS ? w.bits : 8;
 }
+inline size_t panel_bytes(const WbWeight& w) {
+  return static_cast<size_t>(w.padded) * (kPanel / 8) * code_bits(w);
+}
+inline bool floats(const WbWeight& w) { return w.kind == WB_E4M3 || w.kind == WB_E5M2; }
 
 // Bytes of a panel's scales.
 inline size_t scale_bytes(const WbWeight& w) {
   switch (w.scale) {
     case WB_SCALE_PAIR: return static_cast<size_t>(w.padded / w.group) * 64;
     case WB_SCALE_ROW: return 32;
+    case WB_SCALE_BF16:
     case WB_SCALE_HALF: return static_cast<size_t>(w.padded / w.group) * 32;
     case WB_SCALE_K: return static_cast<size_t>(w.padded / 256) * 320;
+    case WB_SCALE_E8M0:
+    case WB_SCALE_E4M3:
+    case WB_SCALE_UE5M3: return static_cast<size_t>(w.padded / w.group) * 16;
+    case WB_SCALE_DOUBLE: {
+      const size_t groups = w.padded / w.group;
+      return (groups + (groups + 15) / 16) * 16;
+    }
     default: return 0;
   }
 }
@@ -36,8 +48,13 @@ inline const char* scales_of(const WbWeight& w, int panel) {
 inline const char* block_scales(const WbWeight& w, const char* panel, int k) {
   switch (w.scale) {
     case WB_SCALE_PAIR: return panel + static_cast<size_t>(k / w.group) * 64;
+    case WB_SCALE_BF16:
     case WB_SCALE_HALF: return panel + static_cast<size_t>(k / w.group) * 32;
     case WB_SCALE_K: return panel + static_cast<size_t>(k / 256) * 320;
+    case WB_SCALE_E8M0:
+    case WB_SCALE_E4M3:
+    case WB_SCALE_UE5M3: return panel + static_cast<size_t>(k / w.group) * 16;
+    case WB_SCALE_DOUBLE: return panel + static_cast<size_t>(k / w.group / 16) * 272;  // its section
     default: return panel;
   }
 }

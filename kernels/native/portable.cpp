@@ -65,10 +65,57 @@ void prepare(const Job& j, int row) {
   }
 }
 
+// Sixteen 8-bit floats: `mantissa` bits below the exponent, whose bias is 127 - `lift`; with a sign on top or
+// without. No float32 on the way is a denormal: those take a hundred cycles.
+WB_INLINE void load_float8(const I& code, int mantissa, int lift, bool sign, V& v) {
+  const I size = sign ? code & 0x7f : code;
+  const I small = (size - (1 << mantissa)) >> 31;  // -1 where the exponent is 0
+  const I bits = (size << (23 - mantissa)) + (lift << 23) - (small << 23);
+  const I one = small & ((lift + 1) << 23);
+  V f, g;
+  std::memcpy(&f, &bits, 64);
+  std::memcpy(&g, &one, 64);
+  f -= g;
+  if (sign) {
+    I u;
+    std::memcpy(&u, &f, 64);
+    u |= (code & 0x80) << 24;
+    std::memcpy(&f, &u, 64);
+  }
+  v = f;
+}
+
+WB_INLINE void load_byte_scale(const WbWeight& w, const char* p, int k, V& s) {
+  const bool twice = w.scale == WB_SCALE_DOUBLE;
+  B b;
+  std::memcpy(&b, twice ? p + 16 + k / w.group % 16 * 16 : p, 16);
+  const I code = __builtin_convertvector(b, I);
+  if (w.scale == WB_SCALE_E8M0) {
+    const I bits = code << 23;
+    std::memcpy(&s, &bits, 64);
+  } else if (w.scale == WB_SCALE_UE5M3) {
+    load_float8(code, 3, 112, false, s);
+  } else {
+    load_float8(code, 3, 120, twice, s);
+  }
+  if (!twice) return;
+  float head[2];
+  std::memcpy(head, p, 8);
+  s = s * head[0] + head[1];
+  for (int i = 0; i < 16; ++i) s[i] = s[i] > 0 ? s[i] : 0;
+}
+
 WB_INLINE void block_scale(const WbWeight& w, const char* panel, int k, float middle, V& s, V& o) {
   const char* p = block_scales(w, panel, k);
   V a, b;
-  if (w.scale == WB_SCALE_PAIR) {
+  if (w.kind >= WB_FIELDS) {
+    o = V{0};
+    if (w.scale == WB_SCALE_PAIR) load_bf16(p + 32, o);
+    if (w.scale == WB_SCALE_PAIR || w.scale == WB_SCALE_ROW || w.scale == WB_SCALE_BF16) load_bf16(p, s);
+    else load_byte_scale(w, p, k, s);
+    s *= w.unit;
+    if (w.kind == WB_FIELDS) o -= s * w.middle;
+  } else if (w.scale == WB_SCALE_PAIR) {
     load_bf16(p, s);
     load_bf16(p + 32, o);
     o -= s * middle;
@@ -86,14 +133,40 @@ WB_INLINE void block_scale(const WbWeight& w, const char* panel, int k, float mi
   }
 }
 
+// Codes of fields as bytes, 64 for each four columns from column k on.
+WB_INLINE void fields(const WbWeight& w, const char* data, int k, int block, uint8_t* to) {
+  const int bits = w.bits;
+  const uint8_t* from = reinterpret_cast<const uint8_t*>(data) + static_cast<size_t>(k / 32) * 64 * bits;
+  const int first = k % 32 / 4, vectors = block / 4;
+  std::memset(to, 0, static_cast<size_t>(vectors) * 64);
+  for (int f = 8, at = 0; f; f >>= 1) {
+    if (!(bits & f)) continue;
+    for (int v = 0; v < vectors; ++v) {
+      const int i = first + v, vector = i % 8;
+      const uint8_t* line = from + static_cast<size_t>(i / 8) * 64 * bits + (at + vector / (8 / f)) * 64;
+      const int shift = vector % (8 / f) * f;
+      for (int j = 0; j < 64; ++j)
+        to[v * 64 + j] |= static_cast<uint8_t>((line[j] >> shift & ((1 << f) - 1)) << at);
+    }
+    at += f;
+  }
+  if (w.levels)
+    for (int j = 0; j < vectors * 64; ++j) to[j] = w.levels[to[j]];
+}
+
 // A block of a panel as float32 [block][16].
 WB_INLINE void dequantize(const WbWeight& w, const char* data, const char* scales, int k, int block,
                           float* to) {
   const bool nibbles = w.kind == WB_INT4;
+  alignas(64) uint8_t bytes[1024];
   V s, o;
   block_scale(w, scales, k, nibbles ? 8.0f : 128.0f, s, o);
   const int each = nibbles ? 8 : 4, bits = nibbles ? 4 : 8;
   const char* from = data + static_cast<size_t>(k / each) * 64;
+  if (w.kind == WB_FIELDS) {
+    fields(w, data, k, block, bytes);
+    from = reinterpret_cast<const char*>(bytes);
+  }
   const uint32_t mask = (1u << bits) - 1;
   for (int c = 0; c < block / each; ++c) {
     U u;
@@ -101,7 +174,10 @@ WB_INLINE void dequantize(const WbWeight& w, const char* data, const char* scale
     for (int t = 0; t < each / 2; ++t)
       for (int p = 0; p < 2; ++p) {
         const I q = __builtin_convertvector((u >> (16 * p + bits * t)) & mask, I);
-        const V v = __builtin_convertvector(q, V) * s + o;
+        V n = __builtin_convertvector(q, V);
+        if (w.kind == WB_E4M3) load_float8(q, 3, 120, true, n);
+        if (w.kind == WB_E5M2) load_float8(q, 2, 112, true, n);
+        const V v = n * s + o;
         std::memcpy(to + (c * each + 2 * t + p) * kPanel, &v, 64);
       }
   }

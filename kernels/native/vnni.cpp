@@ -20,7 +20,7 @@
 namespace wb {
 namespace {
 
-bool wide(const Job& j) { return kind_of(j).kind == WB_BF16; }
+bool wide(const Job& j) { return kind_of(j).kind == WB_BF16 || floats(kind_of(j)); }
 const Path* other() {
   static const Path* const path = portable_path(nullptr);
   return path;
@@ -37,6 +37,7 @@ void prepare(const Job& j, int unit) {
 void run(const Job& j, const WbProduct& p, int panel, int end) {
   if (wide(j)) other()->run(j, p, panel, end);
   else if (p.weight->kind == WB_INT4) dot_products<WB_INT4>(j, p, panel, end);
+  else if (p.weight->kind == WB_FIELDS) dot_products<WB_FIELDS>(j, p, panel, end);
   else dot_products<WB_INT8>(j, p, panel, end);
 }
 

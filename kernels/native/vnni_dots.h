@@ -10,6 +10,8 @@ namespace {
 template <int KIND, int LIMBS, int BLOCK, int M>
 void dots(const View& v, const WbWeight& w, int panel, int tile, int i, float* y) {
   constexpr int kLines = BLOCK * kPanel / (KIND == WB_INT4 ? 128 : 64);  // of 64 bytes in a block
+  const size_t stored = static_cast<size_t>(BLOCK) * 2 * code_bits(w);  // bytes of a block
+  alignas(64) char codes[KIND == WB_FIELDS ? BLOCK * kPanel : 64];
   const char* from = static_cast<const char*>(w.data) + panel_bytes(w) * panel;
   const char* scales = scales_of(w, panel);
   const char* x = v.tiles + tile * v.row_tile + i * 64;
@@ -18,17 +20,28 @@ void dots(const View& v, const WbWeight& w, int panel, int tile, int i, float* y
   for (int r = 0; r < M; ++r) acc[r] = _mm512_setzero_ps();
   for (int b = 0; b < v.blocks; ++b, x += v.tile_bytes) {
     __m512i c[M][LIMBS][2] = {};
+    if (KIND == WB_FIELDS) {
+      for (size_t line = 0; line < stored; line += 64) {
+        _mm_prefetch(from + line + kFar, _MM_HINT_T1);
+        _mm_prefetch(from + line + kNear, _MM_HINT_T0);
+      }
+      spread<BLOCK>(w, from, codes);
+      from += stored;
+    }
 #pragma GCC unroll 16
-    for (int line = 0; line < kLines; ++line, from += 64) {
-      _mm_prefetch(from + kFar, _MM_HINT_T1);
-      _mm_prefetch(from + kNear, _MM_HINT_T0);
+    for (int line = 0; line < kLines; ++line) {
       __m512i part[2];
+      if (KIND != WB_FIELDS) {
+        _mm_prefetch(from + kFar, _MM_HINT_T1);
+        _mm_prefetch(from + kNear, _MM_HINT_T0);
+      }
       if (KIND == WB_INT4) {
         const Nibbles n = split(from);
         part[0] = n.low, part[1] = n.high;
       } else {
-        part[0] = _mm512_loadu_si512(from);
+        part[0] = _mm512_loadu_si512(KIND == WB_FIELDS ? codes + line * 64 : from);
       }
+      if (KIND != WB_FIELDS) from += 64;
 #pragma GCC unroll 2
       for (int r = 0; r < M; ++r)
 #pragma GCC unroll 2
@@ -81,6 +94,9 @@ void dot_products(const Job& j, const WbProduct& p, int panel, int end) {
   if (block_of(*p.weight) == 64) {
     if (one) dot_panels<KIND, 1, 64>(j, p, panel, end);
     else dot_panels<KIND, 2, 64>(j, p, panel, end);
+  } else if (KIND == WB_FIELDS && block_of(*p.weight) == 16) {
+    if (one) dot_panels<WB_FIELDS, 1, 16>(j, p, panel, end);
+    else dot_panels<WB_FIELDS, 2, 16>(j, p, panel, end);
   } else {
     if (one) dot_panels<KIND, 1, 32>(j, p, panel, end);
     else dot_panels<KIND, 2, 32>(j, p, panel, end);
