@@ -9,7 +9,8 @@ before each round, so every fraction is of a floor of the same moment.
     floor_s      bytes of all matrices and of the cache that a step reads, over the bandwidth
     trace        seconds, bytes and FLOPs of a step by operation
 
-    python benchmarks/runtime/decode_step.py /tmp/workbench-1b [--save] [--busy]
+    python benchmarks/shapes.py llama-1.1b /tmp/shapes
+    python benchmarks/runtime/decode_step.py /tmp/shapes/llama-1.1b [--save] [--busy]
 
 ``--busy``: only int4, with and without another process that keeps one core busy.
 """
