@@ -100,7 +100,8 @@ def evaluate(
     chooses the KV cache (default: the loaded ones). ``window``: tokens per window at most. ``shuffle``:
     seed of the windows' order (not with ``save``). ``journal``: file in which finished windows are kept;
     those that are there already are not scored again, and it is removed at the end. Raises Cancelled,
-    SettingsError (texts without two tokens), StoreError (a reference of other texts, a full disk), OutOfMemory."""
+    SettingsError (texts without two tokens), StoreError (a reference of other texts, a full disk),
+    OutOfMemory."""
     settings = settings or model.settings
     windows = _windows(model, texts, window)
     if save and shuffle is not None:
