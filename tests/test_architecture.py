@@ -59,8 +59,8 @@ MAY = {
     "traces": {"errors", "analysis", "charts", "store"},
     "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"structure", "calibration", "speculation", "sensitivity", "quantized", "engine.client", "engine.remote",
-                   "report", "apps", "fingerprint"},
+    "cli": VIEW | {"structure", "calibration", "speculation", "sensitivity", "quantized", "quality",
+                   "engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
 ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels"),  # `doctor` looks at the native library
