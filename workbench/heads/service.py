@@ -126,13 +126,14 @@ def _refuse_architecture(model: Any) -> None:
 
 def _text(model: Any, order: Order, check: Callable[[], None], tell: Tell) -> Any:
     """int64 [windows, prompt + new]."""
-    from workbench.calibration.text import draw
+    from workbench.calibration.text import MIN_TOKENS, draw
     from workbench.heads.text import continued
 
     most = model.forward.max_positions
     if order.prompt + order.new > most:
         raise SettingsError(f"windows of {order.prompt + order.new} tokens exceed the model's {most} "
                             "positions; give a smaller --new")
-    drawn = draw(model.tokenizer, order.text, order.windows, order.prompt, order.seed, model.shape.vocab)
-    return continued(model.forward, drawn.ids, order.new, seed=order.seed, check=check,
+    many = max(order.windows, -(-MIN_TOKENS // order.prompt))
+    drawn = draw(model.tokenizer, order.text, many, order.prompt, order.seed, model.shape.vocab)
+    return continued(model.forward, drawn.ids[:order.windows], order.new, seed=order.seed, check=check,
                      tell=lambda done, of: tell("the model writes its training text", done, of))

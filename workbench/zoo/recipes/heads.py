@@ -34,8 +34,8 @@ PROMPT, NEW, MANY, HELD = 32, 96, 3072, 192
 
 #: What differs from the trainer's plan.
 PLANS = {
-    "medusa": train.Plan(steps=600), "clover": train.Plan(steps=700),
-    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=900),
+    "medusa": train.Plan(steps=600), "clover": train.Plan(steps=600),
+    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=700),
     "hidden_transfer": train.Plan(steps=600), "ppd": train.Plan(steps=400),
 }
 
@@ -167,8 +167,8 @@ def card(spec: Any, parameters: int, table: str = "") -> str:
         f"token ({between}), and a trigram of the same training text on the same places.\n\n"
         "| step | first guess | first four | trigram | gate: above the trigram |\n|---|---|---|---|---|\n"
         + "\n".join(rows) + f"\n{table}\n## Training\n\n`{p['recipe']}`: {p['plan']['steps']} steps of "
-        f"{p['plan']['batch']} windows, AdamW, rate {p['rate']}, seed {p['plan']['seed']}, one epoch over "
-        f"parts of {p['text']['windows']:,} windows ({p['text']['tokens']:,} tokens) of the target's own "
+        f"{p['plan']['batch']} windows, AdamW, rate {p['rate']}, seed {p['plan']['seed']}, drawn from "
+        f"{p['text']['windows']:,} windows ({p['text']['tokens']:,} tokens) of the target's own "
         f"continuations of its training text. Final loss {p['final']['loss']} nats, {p['seconds']} s on "
         f"{p['environment']['threads']} thread(s). sha256 of the text `{p['text']['sha256'][:16]}…`, "
         f"torch {p['environment']['torch']}.\n")
