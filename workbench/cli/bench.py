@@ -28,7 +28,27 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
 
 
-@click.command("bench")
+class Parts(click.Group):
+    """Loads a subcommand's module on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["decoding"]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name != "decoding":
+            return None
+        from workbench.cli import bench_decoding
+
+        return bench_decoding.command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] != "decoding":
+            raise SettingsError(f"`workbench bench {args[0]}` does not exist; it is `workbench bench` with "
+                                "options, or `workbench bench decoding`")
+        return super().resolve_command(ctx, args)
+
+
+@click.group("bench", cls=Parts, invoke_without_command=True)
 @click.option("--against", multiple=True, metavar="NAME=VALUE,NAME=VALUE",
               help="a candidate: the settings changed from the baseline; may be repeated")
 @click.option("--prompt-tokens", "-pp", default=512, show_default=True, type=click.IntRange(1))
@@ -38,9 +58,12 @@ if TYPE_CHECKING:
               help="where a step's time goes: bytes, floor at the measured bandwidth, host")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @settings_options
-def command(against: tuple[str, ...], prompt_tokens: int, new_tokens: int, repeats: int,
-            limit: bool, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(context: click.Context, against: tuple[str, ...], prompt_tokens: int, new_tokens: int,
+            repeats: int, limit: bool, as_json: bool, **options: Any) -> None:
     """Measure prefill and decode speed, repeated after a warm-up and interleaved."""
+    if context.invoked_subcommand is not None:
+        return None
     base = settings_from(options).with_({"limits.max_new_tokens": new_tokens,
                                          "limits.stop_at_eos": False})
     candidates = [("baseline", base)]
@@ -52,13 +75,13 @@ def command(against: tuple[str, ...], prompt_tokens: int, new_tokens: int, repea
             return _limits(session, candidates, prompt_tokens, as_json)
         rows = measure(session, candidates, prompt_tokens, repeats)
     if as_json:
-        print_json({"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats,
-                    "rows": rows})
-        return
+        return print_json({"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats,
+                           "rows": rows})
     table = [[r["name"], _pm(r["pp"]), _pm(r["tg"]), _x(r["pp_ratio"]), _x(r["tg_ratio"])]
              for r in rows]
     console().print(text_table("", ["settings", f"pp{prompt_tokens} tok/s", f"tg{new_tokens} tok/s",
                                     "pp ratio", "tg ratio"], table))
+    return None
 
 
 def _limits(session: Session, candidates: list[tuple[str, Settings]], prompt_tokens: int,
