@@ -50,15 +50,15 @@ def write(folder: Path) -> None:
     file = folder / "gates.json"
     gates = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     parts = [_HEADER.format(name=folder.name, what=_WHAT[folder.name],
-                            parameters=_parameters(folder) / 1e6, **manifest["config"]),
+                            parameters=parameters_of(folder) / 1e6, **manifest["config"]),
              _gates(gates), _perplexity(gates), _speculation(gates), _tasks(gates), _LIMITS,
              _data(manifest), _training(folder, manifest), _samples(gates)]
     (folder / "README.md").write_text("\n".join(p for p in parts if p), "utf-8")
 
 
-def _parameters(folder: Path) -> int:
+def parameters_of(folder: Path, file: str = "model.safetensors") -> int:
     """Elements in the weights file, from its header (8 bytes of length, then JSON)."""
-    with open(folder / "model.safetensors", "rb") as stream:
+    with open(folder / file, "rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     total = 0
     for name, tensor in header.items():

@@ -34,9 +34,9 @@ PROMPT, NEW, MANY, HELD = 32, 96, 3072, 192
 
 #: What differs from the trainer's plan.
 PLANS = {
-    "medusa": train.Plan(steps=600), "clover": train.Plan(steps=600),
-    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=700),
-    "hidden_transfer": train.Plan(steps=600), "ppd": train.Plan(steps=400),
+    "medusa": train.Plan(steps=600), "clover": train.Plan(steps=500, batch=6),
+    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=600, batch=6),
+    "hidden_transfer": train.Plan(steps=450, batch=6), "ppd": train.Plan(steps=300, batch=6),
 }
 
 
@@ -87,6 +87,17 @@ def read(folder: Path, name: str) -> torch.Tensor:
     return torch.from_numpy(np.load(folder / f"{name}.npy").astype(np.int64))
 
 
+def states(model: Any, folder: Path, name: str) -> train.Features:
+    """The target's states over ``folder/name.npy`` at the middle and at the end, computed once for all."""
+    tokens, last = read(folder, name), model.shape.layers
+    taps = {tap: folder / f"{name}.{tap}.pt" for tap in (max(1, last // 2), last)}
+    if not all(file.is_file() for file in taps.values()):
+        found = train.features(model.forward, tokens, list(taps), train.never)
+        for tap, file in taps.items():
+            torch.save(found.states[tap], file)
+    return train.Features(tokens, {tap: torch.load(file, mmap=True) for tap, file in taps.items()})
+
+
 def float_target(source: Path) -> Target:
     """The target in float32, frozen, as training multiplies it."""
     from transformers import AutoModelForCausalLM
@@ -103,14 +114,12 @@ def build(method: str, folder: Path, out: Path, model: Any, *, plan: train.Plan 
     spec = files.default_spec(method, target, name)
     torch.manual_seed(plan.seed)
     head = files.build(spec)
-    taps = sorted({target.layers, *([spec.options["layer"]] if "layer" in spec.options else [])})
-    learned, held = read(folder, "train"), read(folder, "held")
+    learn, rest = states(model, folder, "train"), states(model, folder, "held")
+    learned, held = learn.tokens, rest.tokens
     began = time.monotonic()
-    states = train.features(model.forward, learned, taps, train.never)
     log = folder / f"{method}.jsonl"
-    final = train.train(head, target, states, plan, log=log)
-    del states
-    hits = measure.rank_hits(head, target, train.features(model.forward, held, taps, train.never))
+    final = train.train(head, target, learn, plan, log=log)
+    hits = measure.rank_hits(head, target, rest)
     spec = files.measured(spec, hits=hits, provenance={
         "recipe": f"python -m workbench.zoo.recipes.heads {method}", "plan": plan.to_dict(),
         "rate": train.RATES.get(method, plan.rate), "final": final,
