@@ -1,0 +1,143 @@
+"""Throughput over the batch: plain decoding against speculation, and where they cross.
+
+    python benchmarks/decoding/batch.py [--model bundled] [--batches 1,2,4,8,16] [--new 64] [--out FILE]
+
+The same sixteen prompts at every batch size, cut into batches. Tokens per second of all sequences from the
+end of the prefill to the last token; end tokens are ignored, so that every run does the same work. Methods
+take turns on every batch of prompts; a ratio is a method's throughput over plain decoding's on the same
+prompts, and its quartiles are over the batches of prompts. ``crossover``: the batch at which a method falls
+to plain decoding's throughput, between two measured ones by the logarithm; None where it does not. Schedules
+(``equal``: EQSPEC, ``grouped``: EXSPEC, arXiv:2510.22876) are compared for one method. The texts are compared
+with plain decoding's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from workbench import zoo
+from workbench.events import Effective, Phase, Token
+from workbench.runtime import load
+from workbench.settings import Settings
+from workbench.store.environment import collect
+
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {"decoding": "plain"},
+    "prompt_lookup": {"decoding": "prompt_lookup", "decoding.fallback": False},
+    "token_recycling": {"decoding": "token_recycling", "decoding.fallback": False},
+    "draft_model": {"decoding": "draft_model", "decoding.fallback": False},
+    "token_recycling, auto length": {"decoding": "token_recycling", "decoding.fallback": False,
+                                     "decoding.length": "auto"},
+    "token_recycling, auto length and fallback": {"decoding": "token_recycling", "decoding.length": "auto"},
+    "token_recycling, equal": {"decoding": "token_recycling", "decoding.fallback": False,
+                               "decoding.schedule": "equal"},
+    "token_recycling, grouped": {"decoding": "token_recycling", "decoding.fallback": False,
+                                 "decoding.schedule": "grouped"},
+}
+
+
+def prompts(count: int) -> list[str]:
+    """Bundled prompts, every kind in turn."""
+    kinds: dict[str, list[str]] = {}
+    for prompt in zoo.prompts():
+        kinds.setdefault(prompt.kind, []).append(prompt.text)
+    depth = max(map(len, kinds.values()))
+    turns = [texts[i] for i in range(depth) for texts in kinds.values() if i < len(texts)]
+    return turns[:count]
+
+
+def once(model: Any, settings: Settings, texts: list[str], changes: dict[str, Any]) -> dict[str, Any]:
+    """One run: tokens and seconds of decoding, acceptance, what the schedule and the fallback did."""
+    events: list[Any] = []
+    out = model.generate(texts, settings.with_({"limits.batch": len(texts), **changes}), events.append,
+                         lambda: False)
+    start = max(e.end_s for e in events if isinstance(e, Phase) and e.phase == "prefill")
+    tokens = [e for e in events if isinstance(e, Token) and e.index > 0]
+    said = {e.path: e.effective for e in events if isinstance(e, Effective)}
+    return {"count": len(tokens), "seconds": tokens[-1].t_s - start, "mean_accepted": out.mean_accepted,
+            "tokens": out.tokens, "schedule": said.get("decoding.schedule"),
+            "fallback": said.get("decoding.fallback")}
+
+
+def measure(model: Any, settings: Settings, batch: int, least: int) -> dict[str, dict[str, Any]]:
+    """Every method in turns on every batch of prompts, ``least`` batches at least."""
+    texts = prompts(16)
+    groups = [texts[i:i + batch] for i in range(0, 16, batch)]
+    groups *= max(1, -(-least // len(groups)))
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
+    names = list(METHODS)
+    for turn, group in enumerate([groups[0], *groups]):  # the first warms up
+        for name in names[turn % len(names):] + names[:turn % len(names)]:
+            found = once(model, settings, group, METHODS[name])
+            if turn:
+                runs[name].append(found)
+    return {name: _summary(mine, runs["plain"]) for name, mine in runs.items()}
+
+
+def _summary(mine: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
+    def rate(runs: list[dict[str, Any]]) -> float:
+        return float(sum(r["count"] for r in runs) / sum(r["seconds"] for r in runs))
+
+    pairs = [rate([m]) / rate([p]) for m, p in zip(mine, plain, strict=True)]
+    same = sum(a == b for m, p in zip(mine, plain, strict=True)
+               for a, b in zip(m["tokens"], p["tokens"], strict=True))
+    return {"tok_s": rate(mine), "ratio": rate(mine) / rate(plain),
+            "quartiles": statistics.quantiles(pairs, n=4) if len(pairs) > 1 else None,
+            "mean_accepted": statistics.fmean(r["mean_accepted"] for r in mine),
+            "schedule": mine[-1]["schedule"], "fallback": mine[-1]["fallback"],
+            "same_texts": same, "texts": sum(len(m["tokens"]) for m in mine)}
+
+
+def crossover(ratios: dict[int, float]) -> float | None:
+    """The batch at which the ratio falls to 1, by the logarithm between two measured batches."""
+    batches = sorted(ratios)
+    for low, high in itertools.pairwise(batches):
+        if ratios[low] >= 1 > ratios[high]:
+            part = (ratios[low] - 1) / (ratios[low] - ratios[high])
+            return 2 ** (math.log2(low) + part * (math.log2(high) - math.log2(low)))
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--weights", default="bf16")
+    parser.add_argument("--batches", default="1,2,4,8,16")
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--least", type=int, default=3, help="batches of prompts at least")
+    parser.add_argument("--methods", nargs="+", help="some of the methods (plain is always there)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("batch.json"))
+    given = parser.parse_args()
+    for name in [n for n in METHODS if given.methods and n != "plain" and n not in given.methods]:
+        del METHODS[name]
+    settings = Settings().with_({
+        "model.source": given.model, "weights": given.weights, "limits.max_new_tokens": given.new,
+        "limits.stop_at_eos": False, "telemetry.preset": "off", "compute.threads": given.threads,
+        "sampling.temperature": given.temperature})
+    model = load(settings, lambda event: None)
+    results: dict[int, dict[str, dict[str, Any]]] = {}
+    for batch in map(int, given.batches.split(",")):
+        results[batch] = measure(model, settings, batch, given.least)
+        print(f"batch {batch:3}", "  ".join(
+            f"{name} {r['tok_s']:.0f} tok/s ({r['ratio']:.2f}x, {r['mean_accepted']:.2f})"
+            for name, r in results[batch].items()), flush=True)
+    crossings = {name: crossover({b: r[name]["ratio"] for b, r in results.items()})
+                 for name in METHODS if name != "plain"}
+    print({n: c if c is None else round(c, 1) for n, c in crossings.items()})
+    given.out.write_text(json.dumps({
+        "model": given.model, "weights": given.weights, "new_tokens": given.new, "least_batches": given.least,
+        "temperature": given.temperature, "environment": collect(), "crossover": crossings,
+        "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
