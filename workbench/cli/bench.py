@@ -6,6 +6,7 @@ Every repeat goes through all candidates before the next one, so that drift hits
 
 from __future__ import annotations
 
+import importlib
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -28,23 +29,26 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
 
 
+#: subcommand -> its module.
+PARTS = {"decoding": "bench_decoding", "compression": "bench_compression"}
+
+
 class Parts(click.Group):
     """Loads a subcommand's module on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["decoding"]
+        return list(PARTS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name != "decoding":
+        if name not in PARTS:
             return None
-        from workbench.cli import bench_decoding
-
-        return bench_decoding.command
+        found: click.Command = importlib.import_module(f"workbench.cli.{PARTS[name]}").command
+        return found
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and not args[0].startswith("-") and args[0] != "decoding":
+        if args and not args[0].startswith("-") and args[0] not in PARTS:
             raise SettingsError(f"`workbench bench {args[0]}` does not exist; it is `workbench bench` with "
-                                "options, or `workbench bench decoding`")
+                                f"options, or `workbench bench {'` or `workbench bench '.join(PARTS)}`")
         return super().resolve_command(ctx, args)
 
 
