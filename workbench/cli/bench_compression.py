@@ -117,7 +117,8 @@ def _print(lines: list[Line]) -> None:
     assert first is not None
     out.print(f"{first.tokens} scored tokens; ± is one standard error; KL (nats) and top-1 against bf16. "
               "x bf16: decoding speed over bf16's, runs alternating, median and quartiles. Bits count "
-              "scales and padding. Calibration: in a process of its own, peak over what it held before.", markup=False)
+              "scales and padding. Calibration: in a process of its own, peak over what it held before.",
+              markup=False)
     for x in lines:
         if x.error:
             out.print(f"{x.scheme}: {x.error}", markup=False)
