@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from workbench import events as ev
 from workbench.panels import panel, plain
 from workbench.session import Session
 from workbench.session import open as open_session
@@ -21,7 +23,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def drafted(session: Session) -> Run:
-    return session.run("def count_words(text):\n    counts = {}\n", decoding="token_recycling", wait=True)
+    return session.run("def count_words(text):\n    counts = {}\n", wait=True,
+                       decoding="token_recycling(fallback=false)")  # what is drafted must not be a clock's
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,71 @@ def test_the_ribbon_panel_draws_and_counts(drafted: Run, plainly: Run) -> None:
 
 def test_plain_runs_are_told_what_to_do(plainly: Run) -> None:
     assert "prompt_lookup" in panel("speculation").content(plainly).empty
+
+
+def test_acceptance_by_place_adds_up(drafted: Run, plainly: Run) -> None:
+    content = panel("speculation_acceptance").content(drafted, plainly)
+    depths, kinds = content.tables
+    found = [e for e in drafted.events if isinstance(e, ev.Draft)]
+    assert sum(row[1] for row in depths.rows) == sum(d.drafted for d in found)
+    kept = [row[4] for row in depths.rows]
+    assert kept == sorted(kept, reverse=True)  # deeper places are kept less often
+    assert [row[0] for row in kinds.rows] == ["code"]
+    assert "The first drafted token was right" in content.sentences[0]
+    plain(content)
+
+
+def test_costs_split_and_break_even(drafted: Run, plainly: Run) -> None:
+    content = panel("speculation_cost").content(drafted, plainly)
+    assert not content.empty, content.empty
+    split, costs = content.tables
+    mine, theirs = split.rows
+    assert sum(mine[1:5]) == pytest.approx(mine[5])
+    assert mine[2] > 0 == theirs[2]  # only drafts are verified
+    rate = drafted.metrics["tok_per_s"].value
+    assert mine[5] == pytest.approx(1e3 / rate, rel=0.02)  # the same window as the run's speed
+    assert 1 in [row[0] for row in costs.rows]
+    assert [f["layout"]["title"]["text"] for f in content.figures][1].endswith("(estimated)")
+    assert any("estimated" in s for s in content.sentences)
+    plain(content)
+
+
+def test_dear_drafts_are_told_to_stop(session: Session) -> None:
+    """A long chain of a draft that is seldom right on random text does not pay; the advice is one click."""
+    from workbench.analysis.speculation_cost import break_even
+
+    prompt = "xq zzv 81 kfj 03 plw"
+    run = session.run(prompt, decoding="draft_model(gamma=16,fallback=false)", wait=True)
+    base = session.run(prompt, decoding="plain", wait=True)
+    content = panel("speculation_cost").content(run, base)
+    found = break_even(list(run.events), list(base.events))
+    assert found is not None
+    labels = [a.label for a in content.actions]
+    if found.here < 1.0:
+        assert "Decode plainly" in labels
+    shorter = [a for a in content.actions if a.label.startswith("Draft ") and "instead of 16" in a.label]
+    assert shorter, labels
+    [(path, length)] = shorter[0].changes.items()
+    assert path == "decoding.gamma"
+    assert length < 16
+    tried = session.attempt(shorter[0], run)
+    assert tried.wait(60)
+    assert tried.requested.decoding.gamma == length
+
+
+def test_a_live_run_is_drawn(session: Session) -> None:
+    """Panels are built from whatever events there are."""
+    run = session.run("The sea was", decoding="token_recycling", **{"limits.max_new_tokens": 200})
+    deadline = time.monotonic() + 60
+    while not any(isinstance(e, ev.Draft) for e in run.events):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    for key in ("speculation", "speculation_acceptance", "speculation_cost"):
+        plain(panel(key).content(run))
+    assert panel("speculation").content(run).figures
+    run.wait(60)
+
+
+def test_every_drafting_panel_tells_plain_runs_what_to_do(plainly: Run) -> None:
+    for key in ("speculation_acceptance", "speculation_cost"):
+        assert "decoding=" in panel(key).content(plainly).empty

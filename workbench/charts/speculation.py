@@ -21,6 +21,7 @@ from workbench.charts.base import (
 
 if TYPE_CHECKING:
     from workbench.analysis.speculation import Cell, Depth, Step
+    from workbench.analysis.speculation_cost import BreakEven
 
 #: State -> (number in the heatmap, colour, word).
 STATES = {"plain": (0, NEUTRAL, "target alone"), "rejected": (1, BAD, "rejected"),
@@ -98,3 +99,46 @@ def by_depth(rows: Sequence[tuple[str, Sequence[Depth]]], title: str = "Acceptan
                   axis("right, of the times reached (%)", range=[0, 100]), barmode="group",
                   annotations=[note("pale: fewer than three observations", x=1, y=1.02, xanchor="right",
                                     yanchor="bottom", font={"size": 11, "color": INK})])
+
+
+def cost_split(rows: Sequence[tuple[str, dict[str, float]]], title: str = "Where a token's time goes"
+               ) -> Figure:
+    """``rows``: (run, part -> milliseconds per emitted token), stacked."""
+    if not rows:
+        return empty(title, "Fewer than two tokens: no time per token can be divided.")
+    parts = list(dict.fromkeys(part for _, values in rows for part in values))
+    names = [label(name, 40) for name, _ in rows]
+    traces = [{"type": "bar", "orientation": "h", "name": part, "y": names,
+               "x": [values.get(part, 0.0) for _, values in rows],
+               "marker": {"color": PALETTE[i % len(PALETTE)]},
+               "hovertemplate": f"{part}: %{{x:.3g}} ms per token<extra></extra>"}
+              for i, part in enumerate(parts) if any(values.get(part) for _, values in rows)]
+    return figure(traces, title, axis("ms per emitted token", rangemode="tozero"),
+                  axis(autorange="reversed"), barmode="stack", height=150 + 44 * len(rows),
+                  legend={"orientation": "h", "y": -0.5, "x": 0})
+
+
+def break_even(found: BreakEven, title: str = "Speed-up by acceptance and batch (estimated)") -> Figure:
+    """One cell per acceptance and batch; the line is where speculation starts to pay; the cross is the
+    run itself."""
+    from workbench.analysis.speculation_cost import ACCEPTANCES
+
+    x = [100 * a for a in ACCEPTANCES]
+    y = [str(b) for b in found.batches]
+    top = max(2.0, max(max(row) for row in found.speedup))
+    one = 1.0 / top
+    heat = {"type": "heatmap", "x": x, "y": y, "z": [list(row) for row in found.speedup], "zmin": 0,
+            "zmax": top, "colorscale": [[0, BAD], [one, "#f2f2f2"], [1, GOOD]],
+            "colorbar": {"title": {"text": "x plain"}, "thickness": 10},
+            "hovertemplate": "acceptance %{x:.0f} %, batch %{y}: %{z:.2f} x plain, estimated<extra></extra>"}
+    needed = [(100 * a, str(b)) for b in found.batches if (a := found.needed(b)) is not None]
+    line = {"type": "scatter", "mode": "lines+markers", "name": "pays from here on",
+            "x": [n[0] for n in needed], "y": [n[1] for n in needed],
+            "line": {"color": INK, "width": 2, "shape": "vh"},
+            "hovertemplate": "batch %{y}: pays from %{x:.0f} % on, estimated<extra></extra>"}
+    here = {"type": "scatter", "mode": "markers", "name": "this run", "x": [100 * found.acceptance],
+            "y": [str(found.batch)], "marker": {"color": "#000000", "symbol": "x", "size": 12,
+                                                "line": {"color": "#ffffff", "width": 1}},
+            "hovertemplate": f"this run: {found.here:.2f} x plain by its measured costs<extra></extra>"}
+    return figure([heat, line, here], title, axis("chance that a drafted token is right (%)", range=[0, 100]),
+                  axis("sequences in the batch", type="category"), height=320)
