@@ -22,6 +22,7 @@ class Clover(HeadMethod):
     claim = Claim("throughput +91 % and +146 % over plain decoding, +37 % and +57 % over Medusa",
                   setup="Baichuan small and large, batched serving",
                   memory="one decoder layer and its cache")
+    nodes: int = control(12, 1, 64, soft=(2, 24), unit="tokens", help="tokens of the drafted tree")
     width: int = control(4, 1, 16, unit="nodes", help="nodes of one level that are expanded")
 
     def start(self, runtime: Any) -> Drafter:

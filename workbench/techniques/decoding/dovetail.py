@@ -25,6 +25,7 @@ class Dovetail(HeadMethod):
     claim = Claim("2.77x over the CPU alone with 3 GB of GPU memory",
                   setup="Llama-2-7B-chat on a CPU, its head on a GPU, HumanEval",
                   memory="two decoder layers and their caches")
+    nodes: int = control(12, 1, 64, soft=(2, 24), unit="tokens", help="tokens of the drafted tree")
     width: int = control(4, 1, 16, unit="nodes", help="nodes of one level that are expanded")
 
     def start(self, runtime: Any) -> Drafter:

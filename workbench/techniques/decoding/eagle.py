@@ -26,6 +26,7 @@ class Eagle(HeadMethod):
     claim = Claim("2.7-3.5x; with the confidence tree 3.05-4.26x",
                   setup="LLaMA2-Chat 70B, MT-Bench, greedy; the second figure is EAGLE-2's, several models",
                   memory="one decoder layer and its cache")
+    nodes: int = control(12, 1, 64, soft=(2, 24), unit="tokens", help="tokens of the drafted tree")
     width: int = control(4, 1, 16, unit="nodes", help="nodes of one level that are expanded")
 
     def start(self, runtime: Any) -> Drafter:
