@@ -17,6 +17,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,15 @@ def windows(name: str) -> list[torch.Tensor]:
     return found
 
 
-def score(model: Any, texts: list[torch.Tensor]) -> np.ndarray:
-    """Negative log-likelihood of every token but each window's first, nats."""
-    parts = []
+def score(model: Any, texts: list[torch.Tensor], base: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Per token but each window's first: negative log-likelihood, and KL from ``base``, nats."""
+    nll, kl = [], []
     with torch.inference_mode():
         for ids in texts:
-            logits = model(ids[None]).logits[0, :-1].float()
-            parts.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
-    return torch.cat(parts).double().numpy()
+            mine, theirs = (m(ids[None]).logits[0, :-1].float().log_softmax(-1) for m in (model, base))
+            nll.append(-mine.gather(1, ids[1:, None])[:, 0])
+            kl.append((theirs.exp() * (theirs - mine)).sum(-1))
+    return torch.cat(nll).double().numpy(), torch.cat(kl).double().numpy()
 
 
 def install(model: Any, prepared: Prepared) -> None:
@@ -97,11 +99,13 @@ def closed(gap: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     return float(1 - gap.mean() / base.mean()), float(drawn.std())
 
 
-def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int) -> list[dict[str, Any]]:
+def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int
+         ) -> Iterator[dict[str, Any]]:
     settings = Settings().with_({"model.source": name})
     texts = windows(name)
-    base = score(fresh(name), texts)
-    found = [row("float32", base, base, base, None, 32.0, 0.0)]
+    original = fresh(name)
+    base, none = score(original, texts, original)
+    yield row("float32", base, none, base, base, None, 32.0, 0.0)
     for b in bits:
         for group in groups:
             nearest = None
@@ -115,25 +119,26 @@ def rows(name: str, bits: list[int], groups: list[int], samples: int, length: in
                 seconds = time.perf_counter() - began
                 model = fresh(name)
                 install(model, prepared)
-                nll = score(model, texts)
+                nll, kl = score(model, texts, original)
                 nearest = nll - base if nearest is None else nearest
-                found.append(row(label, nll, base, nearest, recipe, b + 32 / group, seconds))
-                show(found[-1])
-    return found
+                yield row(label, nll, kl, base, nearest, recipe, b + 32 / group, seconds)
 
 
-def row(label: str, nll: np.ndarray, base: np.ndarray, nearest: np.ndarray, recipe: Recipe | None,
-        width: float, seconds: float) -> dict[str, Any]:
+def row(label: str, nll: np.ndarray, kl: np.ndarray, base: np.ndarray, nearest: np.ndarray,
+        recipe: Recipe | None, width: float, seconds: float) -> dict[str, Any]:
+    divergence, divergence_se = mean_and_error(kl)
     gap, gap_se = mean_and_error(nll - base)
     share, share_se = closed(nll - base, nearest) if recipe is not None else (0.0, 0.0)
     return {"method": label, "bits": recipe.bits if recipe else 32, "group": recipe.group if recipe else 0,
             "bits_per_weight": width, "perplexity": float(np.exp(nll.mean())), "tokens": len(nll),
-            "gap_nats": gap, "gap_se": gap_se, "closed": share, "closed_se": share_se,
+            "kl_nats": divergence, "kl_se": divergence_se, "gap_nats": gap, "gap_se": gap_se,
+            "closed": share, "closed_se": share_se,
             "calibration_s": round(seconds, 1)}
 
 
 def show(r: dict[str, Any]) -> None:
     print(f"{r['bits']} bits group {r['group']:4d}  {r['method']:28s} ppl {r['perplexity']:8.3f}  "
+          f"KL {r['kl_nats']:.5f}  "
           f"gap {r['gap_nats']:.4f} +- {r['gap_se']:.4f}  closed {r['closed']:6.1%} +- {r['closed_se']:.1%}"
           f"  ({r['calibration_s']} s)", flush=True)
 
@@ -141,23 +146,26 @@ def show(r: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=zoo.DEFAULT)
-    parser.add_argument("--bits", default="4,3,2")
-    parser.add_argument("--groups", default="64,128")
+    parser.add_argument("--bits", default="4,3")
+    parser.add_argument("--groups", default="64")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(0)
-    found = rows(args.model, [int(b) for b in args.bits.split(",")],
-                 [int(g) for g in args.groups.split(",")], args.samples, args.length)
-    if args.save:
-        about = {"model": args.model, "samples": args.samples, "length": args.length,
-                 "python": platform.python_version(), "torch": torch.__version__,
-                 "threads": torch.get_num_threads(), "note": "calibration_s on a machine with other work; "
-                 "0 where the cache had it"}
-        path = Path(__file__).parent / "results" / "gptq.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"about": about, "rows": found}, indent=1) + "\n")
+    about = {"model": args.model, "samples": args.samples, "length": args.length,
+             "python": platform.python_version(), "torch": torch.__version__,
+             "threads": torch.get_num_threads(),
+             "note": "calibration_s on a machine with other work; near 0 where the cache had it"}
+    found = []
+    for result in rows(args.model, [int(b) for b in args.bits.split(",")],
+                       [int(g) for g in args.groups.split(",")], args.samples, args.length):
+        found.append(result)
+        show(result)
+        if args.save:
+            path = Path(__file__).parent / "results" / "gptq.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"about": about, "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

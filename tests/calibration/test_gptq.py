@@ -9,7 +9,7 @@ import torch
 
 from workbench.calibration import grids
 from workbench.calibration.gptq import proxy_error, solve
-from workbench.calibration.grids import Grid
+from workbench.calibration.grid import Grid
 from workbench.errors import ModelError, SettingsError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from workbench.calibration import hadamard, scaling, walk
-from workbench.calibration.grids import Grid
+from workbench.calibration.grid import Grid
 from workbench.calibration.layers import Layer, Opened
 from workbench.calibration.prepared import prepare
 from workbench.calibration.recipe import Recipe

@@ -176,7 +176,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["quantize", "wb-1m", str(out), "--group", "32", "--samples", "4", "--length", "64"]
+    arguments = ["quantize", "wb-1m", str(out), "--group=32", "--samples=4", "--length=64", "--no-clip"]
     result = CliRunner().invoke(cli, [*arguments, "--method", "awq+gptq", "--format", "awq", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.calibration.grids import Grid, dequantize, round_to_nearest
+from workbench.calibration.grid import Grid
+from workbench.calibration.grids import dequantize, round_to_nearest
 from workbench.runtime.packed_codes import Int4Codes, Int8Codes, Planes, module_of
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from workbench.calibration.grids import Grid, codes, fit, fit_all, values
+from workbench.calibration.grid import Grid
+from workbench.calibration.grids import codes, fit, fit_all, pair_dtype, values
 from workbench.errors import ModelError
 
 #: Factor between attempts when the damped matrix is not positive definite, and how many attempts.
@@ -59,7 +60,7 @@ def solve(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, *, act_order:
         back = torch.empty_like(q)
         back[order] = q
         q = back
-    return Rounded(q.t().contiguous(), pairs.to(grid.pair_dtype), error, used, int(dead.sum()))
+    return Rounded(q.t().contiguous(), pairs.to(pair_dtype(grid)), error, used, int(dead.sum()))
 
 
 def _alive(weight: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:

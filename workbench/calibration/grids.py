@@ -8,11 +8,9 @@ formats of other engines store it; the pairs are then float32, because z needs m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from workbench.errors import SettingsError
+from workbench.calibration.grid import Grid
 
 #: Shrink factors that the clipping search tries, and the exponent of its error (GPTQ's own choices,
 #: Frantar et al. 2022, the authors' code: 80 % of 100 steps, |error|^2.4).
@@ -23,44 +21,9 @@ CLIP_STEPS, CLIP_RANGE, CLIP_NORM = 40, 0.8, 2.4
 LEAST_SCALE = 2.0**-14
 
 
-@dataclass(frozen=True)
-class Grid:
-    """``group`` columns share a scale; 0: the whole row. ``clip``: search for a smaller range."""
-
-    bits: int
-    group: int = 0
-    symmetric: bool = False
-    clip: bool = False
-    integer: bool = False
-
-    @property
-    def pair_dtype(self) -> torch.dtype:
-        return torch.float32 if self.integer and not self.symmetric else torch.bfloat16
-
-    @property
-    def middle(self) -> int:
-        return 1 << (self.bits - 1)
-
-    @property
-    def lowest(self) -> int:
-        """The first code in use: symmetric bytes keep to -127 .. 127, as the int8 kernels do."""
-        return 1 if self.symmetric and self.bits == 8 else 0
-
-    @property
-    def top(self) -> int:
-        return (1 << self.bits) - 1
-
-    def width(self, columns: int) -> int:
-        """Columns per group of a matrix that has ``columns``. Raises SettingsError."""
-        group = self.group or columns
-        if columns % group:
-            raise SettingsError(f"{columns} columns are not a multiple of the group of {group}; choose a "
-                                "group that divides them, or group=0 for one scale per row")
-        return group
-
-    def bits_per_weight(self, columns: int) -> float:
-        """Stored bits with scale and offset (16 each per group)."""
-        return self.bits + 32 / self.width(columns)
+def pair_dtype(grid: Grid) -> torch.dtype:
+    """Of stored pairs: whole zero points need more bits than bfloat16 has."""
+    return torch.float32 if grid.integer and not grid.symmetric else torch.bfloat16
 
 
 def fit(w: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -127,7 +90,7 @@ def round_to_nearest(w: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.T
     q = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
     for i, (part, pair) in enumerate(zip(w.split(width, 1), pairs, strict=True)):
         q[:, i * width:(i + 1) * width] = codes(part.to(dtype), pair[:, :1], pair[:, 1:], grid)
-    return q, pairs.to(grid.pair_dtype)
+    return q, pairs.to(pair_dtype(grid))
 
 
 def dequantize(q: torch.Tensor, pairs: torch.Tensor, bits: int, dtype: torch.dtype = torch.float32

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workbench.calibration.grids import Grid
+from workbench.calibration.grid import Grid
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: A whole row as one group is padded to this many columns.
 ROW_STEP = 32
+#: Groups that torch's own int4 product takes where the native library is absent.
+TORCH_GROUPS = (32, 64, 128, 256)
 
 
 def group_of(columns: int, group: int) -> int:
@@ -45,16 +47,14 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, grid: Grid) -> Packed:
 
 def stored_bytes(rows: int, columns: int, grid: Grid) -> int:
     """What :func:`pack` allocates on a CPU."""
-    import torch
-
+    from workbench.kernels import native
     from workbench.kernels.bit_planes import cost
     from workbench.kernels.w4a16_gemm.cost import weight_bytes as nibble_bytes
     from workbench.kernels.w8a16_gemm.cost import weight_bytes as byte_bytes
-    from workbench.runtime.packed_codes import nibbles_run
 
     group = group_of(columns, grid.group)
     if grid.bits == 8 and not grid.group and grid.symmetric:
         return byte_bytes(rows, columns)
-    if grid.bits == 4 and nibbles_run(group, torch.device("cpu")):
+    if grid.bits == 4 and (group in TORCH_GROUPS or (group % 32 == 0 and native.available())):
         return nibble_bytes(rows, columns, group)
     return cost.weight_bytes(rows, -(-columns // group) * group, grid.bits, group)

@@ -89,6 +89,12 @@ class Prepared:
     def close(self) -> None:
         self._files.close()
 
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def prepare(settings: Settings, recipe: Recipe, emit: Callable[[Event], None],
             cancelled: Callable[[], bool] | None = None) -> Prepared:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from workbench.calibration.gptq import Rounded, output_square, proxy_error, solve
-from workbench.calibration.grids import Grid, dequantize, round_to_nearest
+from workbench.calibration.grid import Grid
+from workbench.calibration.grids import dequantize, round_to_nearest
 from workbench.calibration.recipe import Recipe
 from workbench.calibration.scaling import scale_layer
 from workbench.calibration.walk import Pass

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.calibration.grids import Grid
+from workbench.calibration.grid import Grid
 from workbench.errors import SettingsError
 
 #: Raised when what the calibration computes changes, so that older results are not taken for new ones.

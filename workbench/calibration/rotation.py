@@ -47,7 +47,7 @@ class Rotation:
         """Turn a filled layer in place; notes the norms and biases that changed."""
         module = layer.module
         for norm, names in READERS.items():
-            gain = module.get_submodule(norm).weight
+            gain = module.get_parameter(f"{norm}.weight")
             for name in names:
                 weight = layer.linears[name].weight
                 self._set(weight, weight.double() * gain.double() @ self.q)
@@ -101,12 +101,12 @@ def _outside(opened: Opened, rotation: Rotation) -> Iterator[tuple[str, torch.Te
     names = opened.names
     for module in (embedding, norm, head):
         opened.fill(module)
-    gain = norm.weight.double()
+    gain = norm.get_parameter("weight").double()
     turned = torch.cat([(p.double() * gain @ rotation.q).to(opened.dtype) for p in head.weight.split(ROWS)])
     rotation.outside(opened)
     yield f"{names[id(embedding)]}.weight", embedding.weight.detach().clone()
     yield f"{names[id(head)]}.weight", turned
-    yield f"{names[id(norm)]}.weight", torch.ones_like(norm.weight)
+    yield f"{names[id(norm)]}.weight", torch.ones_like(norm.get_parameter("weight"))
     opened.empty()
 
 

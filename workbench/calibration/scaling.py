@@ -9,11 +9,13 @@ x: the norm before, the value matrix (one s per value channel, so that grouped h
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
-from workbench.calibration.grids import Grid, dequantize, round_to_nearest
+from workbench.calibration.grid import Grid
+from workbench.calibration.grids import dequantize, round_to_nearest
 from workbench.calibration.layers import Layer
 from workbench.calibration.statistics import Statistics
 
@@ -40,8 +42,9 @@ def scale_layer(layer: Layer, statistics: dict[str, Statistics], grid: Grid, hea
                 ) -> dict[str, float]:
     """Rescale a filled layer in place. Returns producer -> the exponent that was chosen.
 
-    ``head``: width of one head's values. The layer's function does not change."""
-    chosen = {}
+    ``head``: width of one head's values. The layer's function does not change. Ranges are not searched
+    here: they are when the scaled weights are rounded."""
+    chosen, grid = {}, dataclasses.replace(grid, clip=False)
     for fold in FOLDS:
         known = statistics[fold.names[0]]
         assert known.gram is not None
@@ -70,7 +73,7 @@ def _spread(s: torch.Tensor, columns: int, head: int) -> torch.Tensor:
     return s.view(kv, 1, head).expand(kv, columns // len(s), head).reshape(-1)
 
 
-def _search(weights: list[torch.nn.Parameter], size: torch.Tensor, gram: torch.Tensor, grid: Grid,
+def _search(weights: list[torch.Tensor], size: torch.Tensor, gram: torch.Tensor, grid: Grid,
             layer: Layer, fold: Fold, head: int) -> tuple[torch.Tensor, float]:
     best, found, exponent = float("inf"), torch.ones_like(size), 0.0
     for step in range(STEPS):
@@ -95,9 +98,10 @@ def _apply(layer: Layer, fold: Fold, s: torch.Tensor, head: int) -> None:
         weight.mul_(_spread(s, weight.shape[1], head).to(weight.dtype))
     producer = layer.linears.get(fold.producer) or layer.module.get_submodule(fold.producer)
     gain = producer.weight
+    assert isinstance(gain, torch.Tensor)
     gain.div_(s[:, None].to(gain.dtype) if gain.ndim == 2 else s.to(gain.dtype))
     bias = getattr(producer, "bias", None)
-    if bias is not None:
+    if isinstance(bias, torch.Tensor):
         bias.div_(s.to(bias.dtype))
         layer.changed.add(f"{fold.producer}.bias")
     if gain.ndim == 1:
