@@ -28,6 +28,7 @@ class Facts:
     sequences: int
     threads: int
     stops: list[int]
+    device: str = "cpu"
     draft: str = ""
     ended: str = ""
     new_tokens: int = 0
@@ -101,7 +102,7 @@ def runs_of(layers: list[str]) -> str:
 
 def _decoding(knob: str, value: Any, settings: Settings, facts: Facts) -> tuple[str, str]:
     if knob in facts.says:
-        return facts.says[knob], ""
+        return facts.says[knob] if knob else f"{value}: {facts.says[knob]}", ""
     if knob == "draft":
         return facts.draft or str(value), ""
     if knob in facts.speculation:
@@ -145,6 +146,9 @@ def _compute(knob: str, value: Any, settings: Settings, facts: Facts) -> tuple[s
     if knob == "threads":
         same = value in (0, facts.threads)
         return str(facts.threads), "" if same else "torch uses another number of threads"
+    if knob == "graphs" and value == "auto":
+        return ("CUDA graphs" if facts.executor.startswith("CUDA graphs") else
+                "not used: " + ("no GPU" if "cuda" not in facts.device else facts.executor)), ""
     return str(value), ""
 
 

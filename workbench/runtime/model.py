@@ -94,8 +94,8 @@ def load(settings: Settings, emit: Emit, cancelled: Callable[[], bool] | None = 
     Raises ModelError, SettingsError, OutOfMemory or Cancelled, each with one sentence; after any of
     them nothing stays allocated."""
     set_threads(settings.compute.threads)
-    if hasattr(settings.decoding, "draft"):  # a draft that cannot serve is told before the long read
-        drafts.check(settings, from_config(resolve(settings.model).config))
+    # What cannot work is told before the long read.
+    drafts.check(settings, from_config(resolve(settings.model).config))
     loaded = load_model(settings, emit, cancelled)
     if loaded.shape.canvas:
         from workbench.runtime.canvas import CanvasModel
@@ -127,6 +127,8 @@ class Model:
         self.forward = Forward(loaded.model, loaded.device, loaded.dtype)
         if loaded.parked is None:
             self.forward.execute_natively()
+            if settings.compute.graphs == "auto":
+                self.forward.use_graphs()
         else:
             self.forward.module_reason = "layers are streamed"
         # None: everything is resident, so nothing has to be fetched.
@@ -215,10 +217,10 @@ class Model:
         if self._draft is None or self._draft[0] != key:
             drafts.check(settings, self.shape)
             self._draft = None
-            loaded = load_model(wanted, emit, cancelled)
-            why = drafts.mismatch(loaded.shape, self.shape)
-            if why:
+            why = drafts.mismatch(from_config(resolve(wanted.model).config), self.shape)
+            if why:  # of a hub id this is known only now, when its config is here
                 raise SettingsError(f"draft={draft}: {why}")
+            loaded = load_model(wanted, emit, cancelled)
             self._draft = (key, _draft_from(loaded, str(path)))
         return self._draft[1]
 
@@ -375,15 +377,16 @@ class Generation:
         guard = Guard(self.cancelled)
         if model.streamer is not None:
             model.streamer.cancelled = self.cancelled
-        drafters = model._drafter = settings.decoding.start_batch(
-            Runtime(model, settings, sampler, tokens, guard, self.emit), len(ids))
+        runtime = Runtime(model, settings, sampler, tokens, guard, self.emit)
+        own = settings.decoding.loop(runtime, len(ids))
+        drafters = model._drafter = settings.decoding.start_batch(runtime, len(ids))
         cache = model._cache = model.cache(settings, len(ids), tokens, own=drafters is not None)
         sequences = [Sequence(i, list(x), len(x), Stream(model.tokenizer, x))
                      for i, x in enumerate(ids)]
         stops = set(model.stops()) if settings.limits.stop_at_eos else set()
         self._facts = {"kv_label": cache.label, "kv_bytes": cache.nbytes, "kv_tokens": tokens}
-        make = Loop if drafters is None else functools.partial(
-            SpeculativeLoop, drafters=drafters, choice=settings.decoding)
+        make = own or (Loop if drafters is None else functools.partial(
+            SpeculativeLoop, drafters=drafters, choice=settings.decoding))
         return make(
             model.forward, cache, sampler, sequences, stops=stops,
             max_new_tokens=settings.limits.max_new_tokens, chunk=chunk_rows(model), emit=self.emit,
@@ -416,7 +419,7 @@ class Generation:
         assert loop is not None
         return effective.Facts(
             loaded=model.loaded.effective, layers=model.placement(), **self._facts,
-            executor=model.forward.describe(),
+            executor=model.forward.describe(), device=str(model.device),
             attention=kernel_name(model.forward.implementation, model.device),
             sequences=len(loop.sequences), threads=torch.get_num_threads(), stops=sorted(loop.stops),
             draft=model._draft[1].name if model._draft and isinstance(loop, SpeculativeLoop) else "",
@@ -424,7 +427,7 @@ class Generation:
             new_tokens=sum(s.new for s in loop.sequences), verifications=loop.verifications,
             drafted=loop.drafted, accepted=loop.accepted, mean_accepted=loop.mean_accepted(),
             speculation=read_back(loop) if isinstance(loop, SpeculativeLoop) else {},
-            says=loop.drafters.says() if isinstance(loop, SpeculativeLoop) else {},
+            says=loop.says(),
             watched=self.monitor is not None, finished=finished)
 
     def _output(self) -> Output:

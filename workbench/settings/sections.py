@@ -44,6 +44,8 @@ class Compute(Controlled):
 
     device: str = control("auto", help="auto, cpu, cuda or cuda:1")
     threads: int = control(0, 0, 1024, soft=(0, 16), help="CPU threads; 0 chooses")
+    graphs: str = control("auto", choices=("auto", "off"),
+                          help="on a GPU, steps as CUDA graphs: one launch for all kernels of a step")
 
 
 @dataclass(frozen=True)
