@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,14 +70,63 @@ def why_not(draft: str, target: ModelShape) -> str | None:
 
 
 def check(settings: Settings, target: ModelShape) -> None:
-    """Raises SettingsError when the decoding's draft is missing or does not fit; loads nothing."""
+    """Raises SettingsError when the decoding's draft is missing or does not fit, or when the run cannot
+    fit the target's positions; loads nothing."""
+    check_positions(settings, target)
     draft = getattr(settings.decoding, "draft", None)
     if draft is None:
         return
-    locate(draft, settings.model.source)
-    why = why_not(draft, target)
+    path = locate(draft, settings.model.source)
+    why = why_not(draft, target) or (other_tokens(path, settings.model.source)
+                                     if isinstance(path, Path) else None)
     if why:
         raise SettingsError(why)
+
+
+def check_positions(settings: Settings, target: ModelShape) -> None:
+    """Raises SettingsError when drafts would run past the target's positions whatever the prompt is."""
+    wanted, limit = settings.limits.max_new_tokens, target.max_positions
+    ahead = settings.decoding.rows() - 1
+    if wanted < limit or not ahead or target.canvas:
+        return  # plain decoding says so itself, when it knows the prompt
+    raise SettingsError(f"limits.max_new_tokens={wanted}, drafted up to {ahead} ahead, leaves no room for a "
+                        f"prompt in the model's {limit} positions; set limits.max_new_tokens below {limit}")
+
+
+def other_tokens(draft: Path, target: str) -> str | None:
+    """Why two vocabularies of one size are not the same, or None (also where a side has none on disk)."""
+    from workbench import zoo
+
+    name = zoo.DEFAULT if target == "bundled" else target
+    home = Path(zoo.path(name)) if name in zoo.names() else Path(name).expanduser()
+    theirs, ours = _tokens(home), _tokens(draft)
+    if theirs is None or ours is None or theirs == ours:
+        return None
+    differ = sorted((i, t) for t, i in ours.items() if theirs.get(t) != i)
+    if not differ:
+        return None
+    number, text = differ[0]
+    return (f"the draft's tokenizer is another one: its token {number} is {text!r} and {len(differ)} of its "
+            "tokens are not the target's; a draft must share the target's tokenizer")
+
+
+def _tokens(folder: Path) -> dict[str, int] | None:
+    """Token -> id from ``tokenizer.json``; None where there is none that tells."""
+    file = folder / "tokenizer.json" if folder.is_dir() else folder.parent / "tokenizer.json"
+    if not file.is_file():
+        return None
+    return _read_tokens(str(file), file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_tokens(file: str, version: int) -> dict[str, int] | None:
+    import json
+
+    try:
+        model = json.loads(Path(file).read_text("utf-8"))["model"]["vocab"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the tokenizer's own reader says what is wrong with it
+    return model if isinstance(model, dict) else None
 
 
 def settings_for(settings: Settings, path: Path | str) -> Settings:
