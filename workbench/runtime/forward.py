@@ -21,6 +21,7 @@ from workbench.runtime.ragged import RaggedRows
 from workbench.runtime.states import captured
 
 if TYPE_CHECKING:
+    from workbench.runtime.graphs import Graphs
     from workbench.runtime.guard import Guard
     from workbench.runtime.lean import LeanForward
     from workbench.runtime.native import Executor, RowSet
@@ -48,6 +49,8 @@ class Forward:
         #: Runs forwards of a few rows in one C call; None where ``module_reason`` says why not.
         self.executor: Executor | None = None
         self.module_reason = "not asked for"
+        #: Replays steps on a GPU, None where they are launched kernel by kernel.
+        self.graphs: Graphs | None = None
         #: Embeddings [k, hidden] of tokens beyond the vocabulary (trained prompt tokens), None without.
         self.prompts: torch.Tensor | None = None
 
@@ -56,6 +59,13 @@ class Forward:
         from workbench.runtime import native
 
         self.executor, self.module_reason = native.executor_for(self)
+
+    def use_graphs(self) -> None:
+        """From now on steps on a GPU are graphs, where the model can be captured."""
+        from workbench.runtime.graphs import Graphs
+
+        if self.device.type == "cuda":
+            self.graphs = Graphs(self)
 
     def _refuse_recurrent(self) -> None:
         odd = [k for k in self.kinds if any(word in k for word in _RECURRENT)]
@@ -78,6 +88,8 @@ class Forward:
 
     def describe(self) -> str:
         """What runs a step, for the report on effective settings."""
+        if self.graphs is not None:
+            return self.graphs.describe()
         if self.executor is None:
             return f"module by module ({self.module_reason})"
         return self.executor.describe()
@@ -102,6 +114,10 @@ class Forward:
                 return self.executor(ids, positions, mask, cache, keep,
                                      None if embedded is None else embedded.float().contiguous())
             mask = mask.additive()
+        if self.graphs is not None and embedded is None and self.graphs.takes(ids, mask, cache):
+            logits = self.graphs(ids, positions, mask, cache, keep)
+            if logits is not None:
+                return logits
         given = {"input_ids": ids} if embedded is None else {"inputs_embeds": embedded}
         with captured(self.layers, cache.states) as told:
             out = self.model(**given, position_ids=positions, attention_mask=mask,
@@ -117,19 +133,32 @@ class Forward:
         these rows wrote behind it is overwritten by the next forward."""
         if self.executor is not None and self.executor.reads(cache):
             return self.executor.enter(states.float().contiguous(), layer, positions, rows, cache)
+        return self._modules(states, layer, len(self.layers), positions, rows, cache)
+
+    def part(self, states: torch.Tensor, first: int, last: int, positions: torch.Tensor, rows: RaggedRows,
+             cache: StaticCache) -> torch.Tensor:
+        """As :meth:`enter`, but layers ``first`` to ``last`` only -> the stream [n, hidden] that enters
+        layer ``last``, or logits [n, V] where that is the end. Logits of the executor are valid until its
+        next forward."""
+        if self.executor is not None and self.executor.reads(cache):
+            return self.executor.part(states.float().contiguous(), first, last, positions, rows, cache)
+        return self._modules(states, first, last, positions, rows, cache)
+
+    def _modules(self, states: torch.Tensor, first: int, last: int, positions: torch.Tensor,
+                 rows: RaggedRows, cache: StaticCache) -> torch.Tensor:
         length, n = cache.length, len(positions)
         x, mask, places = states.to(self.dtype)[None], rows.additive(), positions[None]
         decoder = self.model.get_decoder()
         turns = decoder.rotary_emb(x, places)
         cache.open(rows.slots, rows.bases, n)
         try:
-            for one in self.layers[layer:]:
+            for one in self.layers[first:last]:
                 out = one(x, attention_mask=mask, position_ids=places, past_key_values=cache,
                           use_cache=True, position_embeddings=turns)
                 x = out[0] if isinstance(out, tuple) else out
         finally:
             cache.close(length)
-        return self.model.get_output_embeddings()(decoder.norm(x))[0]
+        return x[0] if last < len(self.layers) else self.model.get_output_embeddings()(decoder.norm(x))[0]
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [...] -> [..., hidden]; ids beyond the vocabulary are ``prompts``."""
