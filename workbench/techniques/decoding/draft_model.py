@@ -32,7 +32,7 @@ class DraftModel(Speculative):
     paper = Paper("2211.17192", "Leviathan et al. 2023", "2 and 3")
     claim = Claim("2-3x", setup="T5-XXL 11B with T5-small, TPU-v4, batch 1")
     needs = ("draft",)
-    owns = ("draft",)
+    owns = ("draft", "gamma")
     draft: str = control("auto", help="auto: the bundled draft; or a hub id or folder")
     gamma: int = control(4, 1, 32, soft=(1, 12), unit="tokens", help="tokens drafted per verification")
     rule: str = control("coupled", choices=("coupled", "ratio"),

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Awq(Calibrated):
     """Input channels are scaled by a power of their mean activation, found by a search per group of
-    matrices; the inverse goes exactly into the norm or matrix before. Then rounding to nearest, or GPTQ.
+    matrices; the inverse goes exactly into what comes before.
 
-    For Llama-shaped models. Made once per model and settings and kept in the cache; 4 bits run in the
+    Then rounding to nearest, or GPTQ. For Llama-shaped models. Made once per model and settings and kept in the cache; 4 bits run in the
     int4 kernels, 2 and 3 bits are stored at their size and expanded at every product."""
 
     title = "AWQ: activation-aware scaling"

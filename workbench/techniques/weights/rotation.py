@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Rotation(Calibrated):
     """Every matrix that reads or writes the residual stream is turned with it, and values inside each
-    head; norm gains are folded in first, and the function is unchanged before rounding. Then rounding
-    to nearest, or GPTQ.
+    head.
 
-    For Llama-shaped models. A tied head becomes a matrix of its own, because the last norm is folded
+    Norm gains are folded in first, and the function is unchanged before rounding. Then rounding to
+    nearest, or GPTQ. For Llama-shaped models. A tied head becomes a matrix of its own, because the last norm is folded
     into it. The rotation inside the feed-forward, which would run at every token, is left out."""
 
     title = "Hadamard rotation"

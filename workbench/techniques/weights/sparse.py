@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sparse(Weights):
-    """The least important weights are removed; what is left is stored as bits of place and bfloat16 numbers,
-    and multiplied by a kernel that fills the zeros in inside the cache.
+    """The least important weights are removed; what is left is stored as bits of place and bfloat16 numbers.
 
-    A matrix takes 16 (1 - sparsity) + 1 bits per weight. ``sparsegpt`` makes up for what it removes on
+    The kernel fills the zeros in inside the cache. A matrix takes 16 (1 - sparsity) + 1 bits per weight. ``sparsegpt`` makes up for what it removes on
     calibration text (once per model, kept in the cache); ``magnitude`` keeps the largest and needs no text,
     so a model that was pruned and fine-tuned before keeps exactly its weights at the same sparsity. Faster
     than dense bfloat16 where decoding waits for memory. Embedding and head stay bfloat16."""

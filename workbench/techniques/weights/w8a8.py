@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class W8a8(Weights):
     """int8 weights per output channel, activations rounded to 8 bits at every product, scales found on the
-    way: the same as int8 with ``activations=int8``, under the name it is known by.
+    way.
 
-    Activations have a scale per row and 64 columns, finer than the paper's one per token, so outliers stay
+    The same as int8 with ``activations=int8``, under the name it is known by. Activations have a scale per row and 64 columns, finer than the paper's one per token, so outliers stay
     in their block. Without the native kernels the rounding is emulated."""
 
     title = "W8A8 dynamic"
