@@ -35,7 +35,7 @@ MAY = {
     "quality": PURE | {"runtime", "settings", "zoo"},
     "sensitivity": PURE | {"calibration", "quality", "runtime", "settings", "techniques", "zoo"},
     "quantized": PURE | {"calibration", "kernels", "runtime", "settings", "techniques"},
-    "speculation": PURE | {"runtime", "settings", "techniques", "zoo", "zoo.recipes"},
+    "speculation": PURE | {"analysis", "runtime", "settings", "techniques", "zoo", "zoo.recipes"},
     "telemetry": PURE | {"settings", "runtime"},
     "engine.client": {"errors", "events", "settings", "units", "machine"},
     "backends": PURE | {"runtime", "techniques", "settings", "export", "gguf"},

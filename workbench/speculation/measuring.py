@@ -43,17 +43,24 @@ def decode(model: Model, settings: Settings, prompts: Sequence[str],
            cancelled: Callable[[], bool] = lambda: False) -> Decoded:
     """Continue ``prompts`` as one batch. Raises what ``Model.generate`` raises, Cancelled too."""
     seen: list[ev.Event] = []
-    out = model.generate(list(prompts), settings, seen.append, cancelled)
+    model.generate(list(prompts), settings, seen.append, cancelled)
+    return counted(seen, len(prompts), settings.decoding.name() == "plain")
+
+
+def counted(seen: Sequence[ev.Event], sequences: int, plain: bool) -> Decoded:
+    """The figures of a run's events; ``plain``: it had no drafter, whatever was loaded beside it."""
     tokens = [e for e in seen if isinstance(e, ev.Token)]
     drafts = [e for e in seen if isinstance(e, ev.Draft)]
     memory = [e for e in seen if isinstance(e, ev.Memory)]
     phases = [e for e in seen if isinstance(e, ev.Phase)]
     first = max(t.t_s for t in tokens if t.index == 0)
     seconds = max(t.t_s for t in tokens) - first
-    new = len(tokens) - len(prompts)
-    plain = settings.decoding.name() == "plain"
+    new = len(tokens) - sequences
+    ids: list[list[int]] = [[] for _ in range(sequences)]
+    for token in tokens:
+        ids[token.sequence].append(token.id)
     return Decoded(
-        ids=out.tokens, tok_per_s=new / seconds if seconds > 0 else float("nan"), seconds=seconds, new=new,
+        ids=ids, tok_per_s=new / seconds if seconds > 0 else float("nan"), seconds=seconds, new=new,
         forwards=sum(p.phase in ("verify", "decode") for p in phases), verifications=len(drafts),
         drafted=sum(d.drafted for d in drafts), accepted=sum(d.accepted for d in drafts),
         draft_s=sum(p.end_s - p.start_s for p in phases if p.phase == "draft"),
