@@ -8,6 +8,7 @@ import torch
 from workbench.calibration.grid import Grid
 from workbench.calibration.grids import dequantize, round_to_nearest
 from workbench.runtime.packed_codes import Int4Codes, Int8Codes, Planes, module_of
+from workbench.runtime.packed_fields import Fields
 
 CPU = torch.device("cpu")
 
@@ -38,14 +39,17 @@ def test_which_widths_run_in_which_kernels() -> None:
                                    (8, 64, False)):
         q, pairs = round_to_nearest(weight, Grid(bits, group, symmetric))
         kinds[bits, group, symmetric] = type(module_of(q, pairs, bits, None, CPU))
-    assert kinds == {(3, 32, False): Planes, (4, 64, False): Int4Codes, (8, 64, True): Int8Codes,
-                     (8, 32, True): Planes, (8, 64, False): Planes}
+    assert kinds == {(3, 32, False): Fields, (4, 64, False): Int4Codes, (8, 64, True): Int8Codes,
+                     (8, 32, True): Fields, (8, 64, False): Fields}
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5])
-def test_planes_hold_exactly_their_bits(bits: int) -> None:
-    q, pairs = round_to_nearest(torch.randn(32, 64), Grid(bits, 32))
-    assert module_of(q, pairs, bits, None, CPU).nbytes == 32 * 64 * bits // 8 + 2 * 32 * 4
+@pytest.mark.parametrize("group", [32, 16])
+def test_every_width_takes_exactly_its_bits(bits: int, group: int) -> None:
+    q, pairs = round_to_nearest(torch.randn(32, 64), Grid(bits, group))
+    module = module_of(q, pairs, bits, None, CPU)
+    assert isinstance(module, Fields if group == 32 else Planes)
+    assert module.nbytes == 32 * 64 * bits // 8 + 64 // group * 32 * 4
 
 
 def test_the_native_module_is_the_one_that_rounding_makes() -> None:

@@ -21,7 +21,7 @@ from workbench.kernels import native
 from workbench.runtime import load
 from workbench.runtime.loading import load_model
 from workbench.runtime.packed import Int4, Int8
-from workbench.runtime.packed_codes import Planes
+from workbench.runtime.packed_fields import Fields
 from workbench.settings import Settings
 
 SMALL = {"weights.group": 32, "weights.samples": 4, "weights.length": 64}
@@ -33,7 +33,7 @@ def settings(weights: str, **changes: Any) -> Settings:
 
 
 @pytest.mark.parametrize(("weights", "kind"), [
-    ("gptq", Int4), ("gptq(bits=3)", Planes), ("gptq(bits=8)", Int8), ("awq", Int4),
+    ("gptq", Int4), ("gptq(bits=3)", Fields), ("gptq(bits=8)", Int8), ("awq", Int4),
     ("awq(rounding=gptq)", Int4), ("rotation", Int4), ("rotation(rounding=nearest)", Int4)])
 def test_choosing_one_runs_its_codes(weights: str, kind: type) -> None:
     chosen, seen = settings(weights).with_(SMALL), []
@@ -52,7 +52,7 @@ def test_choosing_one_runs_its_codes(weights: str, kind: type) -> None:
         e for e in model.effective() if e.path == "weights")
     assert "calibrated on 4 x 64 tokens of bundled text" in stated.effective
     assert [e for e in seen if isinstance(e, Progress) and e.what == "calibrate"]
-    if native.available() and kind is not Planes:
+    if native.available():
         assert "native" in stated.effective
     out = model.generate(["def add(a, b):"], chosen, lambda e: None, lambda: False)
     assert len(out.tokens[0]) == 12 or out.ended[0] == "eos"

@@ -29,7 +29,7 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, grid: Grid) -> Packed:
 
     from workbench.calibration.grids import round_to_nearest
     from workbench.runtime import packed
-    from workbench.runtime.packed_codes import Planes, nibbles_run
+    from workbench.runtime.packed_codes import fields, nibbles_run
 
     rows, columns = weight.shape
     group = group_of(columns, grid.group)
@@ -42,13 +42,13 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, grid: Grid) -> Packed:
     if padding:  # repeated last columns leave every group's range as it is
         wide = torch.cat((wide, wide[:, -1:].expand(rows, padding)), 1)
     q, pairs = round_to_nearest(wide, Grid(grid.bits, group, grid.symmetric))
-    return Planes(q, pairs, grid.bits, bias, columns)
+    return fields(q, pairs, grid.bits, bias, columns, weight.device)
 
 
 def stored_bytes(rows: int, columns: int, grid: Grid) -> int:
     """What :func:`pack` allocates on a CPU."""
+    from workbench.formats import layout
     from workbench.kernels import native
-    from workbench.kernels.bit_planes import cost
     from workbench.kernels.w4a16_gemm.cost import weight_bytes as nibble_bytes
     from workbench.kernels.w8a16_gemm.cost import weight_bytes as byte_bytes
 
@@ -57,4 +57,4 @@ def stored_bytes(rows: int, columns: int, grid: Grid) -> int:
         return byte_bytes(rows, columns)
     if grid.bits == 4 and (group in TORCH_GROUPS or (group % 32 == 0 and native.available())):
         return nibble_bytes(rows, columns, group)
-    return cost.weight_bytes(rows, -(-columns // group) * group, grid.bits, group)
+    return layout.integers(grid.bits, group).nbytes(rows, columns)

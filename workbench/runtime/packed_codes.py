@@ -1,8 +1,9 @@
 """Linear modules made of codes that were chosen before: by calibration, or read from a quantized file.
 
 Codes q in 0 .. 2^b - 1 and pairs (scale, offset) per group of columns, w = (q - 2^(b-1)) s + z, as
-everywhere. 4 bits run in the int4 kernels and symmetric bytes per row in the int8 kernels; every other
-width is kept as bit planes at its own size and expanded at each product, which ``kernel`` says.
+everywhere. 4 bits run in the int4 kernels, symmetric bytes per row in the int8 kernels, every other width in
+the native product over fields of bits. Groups that no kernel takes (no multiple of 32) are kept as bit planes
+at their own size and expanded at each product, which ``kernel`` says.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def _module_of(q: torch.Tensor, pairs: torch.Tensor, bits: int, bias: torch.Tens
         return Int4Codes(q, pairs, bias, device)
     if bits == 8 and pairs.shape[0] == 1 and not pairs[..., 1].any() and int(q.min()) > 0:
         return Int8Codes(q, pairs, bias, device)
+    if group % 32 == 0:
+        return fields(q, pairs, bits, bias, q.shape[1], device)
     return Planes(q.to(device), pairs.to(device), bits, bias, q.shape[1])
 
 
@@ -50,6 +53,21 @@ def nibbles_run(group: int, device: torch.device) -> bool:
     if device.type == "cpu" and native.available():
         return group % 32 == 0
     return group in TORCH_GROUPS
+
+
+def fields(q: torch.Tensor, pairs: torch.Tensor, bits: int, bias: torch.Tensor | None, columns: int,
+           device: torch.device) -> Packed:
+    """Codes of any width for the native product; ``columns`` of ``q`` are real, the rest is padding."""
+    from workbench.formats import layout
+    from workbench.kernels.native import fields as native_fields
+    from workbench.kernels.native import panels
+    from workbench.runtime.packed_fields import Fields, padded_codes
+
+    lay = layout.integers(bits, q.shape[1] // pairs.shape[0])
+    packed = native_fields.pack(padded_codes(q.to(device), lay), bits)
+    scales = F.pad(pairs.to(device, torch.bfloat16), (0, 0, 0, -q.shape[0] % ROW_TILE))
+    return Fields(f"int{bits} fields", packed, panels.pack_scales(scales.contiguous()).contiguous(),
+                  (q.shape[0], columns), lay, None if bias is None else bias.to(device))
 
 
 class _Held(Quantized):

@@ -17,8 +17,9 @@ class Awq(Calibrated):
     """Input channels are scaled by a power of their mean activation, found by a search per group of
     matrices; the inverse goes exactly into what comes before.
 
-    Then rounding to nearest, or GPTQ. For Llama-shaped models. Made once per model and settings and kept in the cache; 4 bits run in the
-    int4 kernels, 2 and 3 bits are stored at their size and expanded at every product."""
+    Then rounding to nearest, or GPTQ. For Llama-shaped models. Made once per model and settings and kept
+    in the cache; 4 bits run in the int4 kernels, 2 and 3 bits in the native product over fields of bits,
+    stored at their size."""
 
     title = "AWQ: activation-aware scaling"
     paper = Paper("2306.00978", "Lin et al. 2023", "section 3.2")

@@ -18,9 +18,8 @@ class Gptq(Calibrated):
     calibration text say; activations stay 16-bit.
 
     Made once per model and settings, layer by layer, and kept in the cache. 4 bits run in the int4
-    kernels, 8 bits (one symmetric scale per row, no groups) in the int8 kernels; 2 and 3 bits are stored
-    at their size and expanded at every product, which saves memory and costs time. Embedding and head
-    stay as they are."""
+    kernels, 8 bits (one symmetric scale per row, no groups) in the int8 kernels, 2 and 3 bits in the
+    native product over fields of bits, each stored at its size. Embedding and head stay as they are."""
 
     title = "GPTQ"
     paper = Paper("2210.17323", "Frantar et al. 2022", "algorithm 1; section 4")
