@@ -19,7 +19,8 @@ class Rotation(Calibrated):
 
     Norm gains are folded in first, and the function is unchanged before rounding. Then rounding to
     nearest, or GPTQ. For Llama-shaped models. A tied head becomes a matrix of its own, because the last
-    norm is folded into it. The rotation inside the feed-forward, which would run at every token, is left out."""
+    norm is folded into it. The rotation inside the feed-forward, which would run at every token, is left
+    out."""
 
     title = "Hadamard rotation"
     paper = Paper("2404.00456", "Ashkboos et al. 2024", "section 4, the rotations that fold into weights")
