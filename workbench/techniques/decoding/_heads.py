@@ -11,7 +11,7 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench.techniques.base import control
 from workbench.techniques.decoding import Drafter, Proposal, Speculative
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
     from workbench.shape import ModelShape
 
+#: Kinds of caches that can keep hidden states beside them (``runtime/states.py``).
+_KINDS = ("full", "int8")
 #: Guesses per step that a tree may take.
 RANKS = 8
 
@@ -32,6 +34,8 @@ class HeadMethod(Speculative):
     """Base of the methods; ``nodes`` sizes the tree."""
 
     needs = ("head",)
+    #: Whether the drafter reads hidden states, which are kept beside caches of these kinds only.
+    reads_states: ClassVar[bool] = True
     head: str = control("auto", help="auto: the model's own; or a folder that `workbench heads train` wrote")
     nodes: int = control(8, 1, 64, soft=(2, 24), unit="tokens", help="tokens of the drafted tree")
 
@@ -46,6 +50,9 @@ class HeadMethod(Speculative):
     def refuses(self, settings: Settings) -> str | None:
         from workbench.heads import spec
 
+        if self.reads_states and settings.kv.name() not in _KINDS:
+            return (f"{self.name()} reads hidden states, which kv={settings.kv.name()} does not keep; set "
+                    "kv=full or kv=int8")
         return super().refuses(settings) or spec.why_not(self.head, self.name(), settings.model.source)
 
 
@@ -83,6 +90,12 @@ class HeadDrafter(Drafter):
     def last_features(self, tokens: list[int], first: int) -> torch.Tensor:
         """[n, hidden] after the final norm, of the tokens from ``first`` to the last settled one."""
         return self.target.features(self.states.rows(self.spec.layers, first, len(tokens) - 1))
+
+    def says(self) -> dict[str, str]:
+        count = sum(p.numel() for p in self.head.parameters())
+        dtype = str(self.target.dtype).removeprefix("torch.")
+        return {"head": f"{self.spec.method} head of {self.spec.target}, {count:,} parameters in {dtype}, "
+                        f"{self.spec.steps} tokens ahead"}
 
     def memory_bytes(self) -> int:
         return sum(p.numel() * p.element_size() for p in self.head.parameters())

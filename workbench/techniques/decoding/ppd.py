@@ -38,6 +38,7 @@ class Ppd(HeadMethod):
     claim = Claim("up to 2.49x; with a draft model another 1.22x",
                   setup="MobileLLaMA to Vicuna 13B, A100, batch 1",
                   memory="one embedding per prompt token, 0.0002 % of the model")
+    reads_states = False
     nodes: int = control(12, 2, 64, soft=(4, 32), unit="rows",
                          help="rows of a verification besides the root: guesses and prompt tokens")
 
