@@ -44,7 +44,7 @@ def head_bytes(settings: Settings, shape: ModelShape) -> int:
     packs = settings.weights.packs_head()
     if packs:
         return lookup + norm + settings.weights.storage_bytes(shape.vocab, shape.hidden)
-    return lookup * (1 if shape.tied else 2) + norm
+    return lookup * (1 if shape.tied and not settings.weights.unties_head() else 2) + norm
 
 
 def kv_bytes(settings: Settings, shape: ModelShape, tokens: int) -> int:

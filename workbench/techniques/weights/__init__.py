@@ -27,10 +27,16 @@ class Weights(Technique):
 
     #: The dtype that activations, norms, embeddings and every matrix that is not packed have.
     compute_dtype: ClassVar[str] = "bfloat16"
+    #: Whether text goes through the model before it is loaded the first time (minutes, then cached).
+    calibrated: ClassVar[bool] = False
 
     def packs_head(self) -> bool:
         """Whether the output head is packed too. A tied head is then an extra packed copy, because
         the embedding lookup keeps its matrix; an untied one is replaced."""
+        return False
+
+    def unties_head(self) -> bool:
+        """Whether a head that was the embedding becomes a matrix of its own."""
         return False
 
     def storage_bytes(self, rows: int, columns: int) -> int:
@@ -56,6 +62,7 @@ class Calibrated(Weights):
     """A method that looks at the layers' inputs first; alone, a matrix is rounded to nearest."""
 
     lossless = False
+    calibrated = True
 
     def recipe(self) -> Recipe:
         raise NotImplementedError

@@ -37,6 +37,9 @@ class Rotation(Calibrated):
     length: int = control(512, 16, 8192, soft=(128, 2048), unit="tokens", help="tokens per window")
     text: str = control("bundled", help="bundled, or the path of a text file")
 
+    def unties_head(self) -> bool:
+        return True
+
     def recipe(self) -> Recipe:
         from workbench.calibration.recipe import Recipe
 
