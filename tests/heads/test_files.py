@@ -71,9 +71,11 @@ def test_damaged_weights_are_named(heads: dict[str, Path], tmp_path: Path) -> No
 def test_a_missing_head_says_how_to_train_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str,
                                               says: str) -> None:
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    settings = Settings().with_({"model.source": "org/tiny", "decoding": {"name": "medusa", "head": head}})
+    changes = {"model.source": "org/tiny", "decoding": {"name": "medusa", "head": head}}
     with pytest.raises(SettingsError, match=says):
-        settings.validate()
+        Settings().with_(changes)
+    with pytest.raises(SettingsError, match="set kv=full or kv=int8"):
+        Settings().with_({"decoding": "medusa", "kv": "kivi"})
 
 
 def test_another_models_head_is_refused_before_anything_loads(heads: dict[str, Path]) -> None:
