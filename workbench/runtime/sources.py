@@ -137,8 +137,10 @@ def _refuse_remote_code(config: dict[str, Any], model: Model, folder: Path) -> N
     """Code that a checkpoint brings is never needed for architectures that transformers has."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+    from workbench.runtime import structured
+
     kind = config.get("model_type")
-    if kind in CONFIG_MAPPING_NAMES or (model.trust_remote_code and config.get("auto_map")):
+    if kind in CONFIG_MAPPING_NAMES or structured.known(kind) or (model.trust_remote_code and config.get("auto_map")):
         return
     if config.get("auto_map"):
         raise ModelError(f"the model in {folder} runs Python code of its own; set "
@@ -150,10 +152,12 @@ def _refuse_remote_code(config: dict[str, Any], model: Model, folder: Path) -> N
 def _refuse_encoder(config: dict[str, Any], path: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    from workbench.runtime import structured
+
     kind, named = config.get("model_type"), config.get("architectures") or []
     causal = any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
                  for n in named) or not named
-    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "auto_map" in config
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "auto_map" in config or structured.known(kind)
     if config.get("is_encoder_decoder") or not causal or not known:
         what = named[0] if named else kind
         raise ModelError(f"{path} describes {what}, which is not a decoder-only language model; "
