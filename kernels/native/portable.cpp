@@ -133,12 +133,15 @@ WB_INLINE void block_scale(const WbWeight& w, const char* panel, int k, float mi
   }
 }
 
+constexpr size_t kAhead = 4096;  // bytes that are asked for before they are read
+
 // Codes of fields as bytes, 64 for each four columns from column k on.
 WB_INLINE void fields(const WbWeight& w, const char* data, int k, int block, uint8_t* to) {
   const int bits = w.bits;
   const uint8_t* from = reinterpret_cast<const uint8_t*>(data) + static_cast<size_t>(k / 32) * 64 * bits;
   const int first = k % 32 / 4, vectors = block / 4;
   std::memset(to, 0, static_cast<size_t>(vectors) * 64);
+  for (int line = 0; line < vectors * bits / 8; ++line) __builtin_prefetch(from + line * 64 + kAhead);
   for (int f = 8, at = 0; f; f >>= 1) {
     if (!(bits & f)) continue;
     for (int v = 0; v < vectors; ++v) {
@@ -169,6 +172,7 @@ WB_INLINE void dequantize(const WbWeight& w, const char* data, const char* scale
   }
   const uint32_t mask = (1u << bits) - 1;
   for (int c = 0; c < block / each; ++c) {
+    __builtin_prefetch(from + c * 64 + kAhead);
     U u;
     std::memcpy(&u, from + c * 64, 64);
     for (int t = 0; t < each / 2; ++t)

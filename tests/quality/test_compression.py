@@ -78,7 +78,7 @@ def test_calibration_is_measured_in_an_empty_cache(settings: Settings) -> None:
 
 def test_a_calibration_can_be_stopped_and_says_what_failed() -> None:
     def child(code: str) -> subprocess.Popen[str]:
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen([sys.executable, "-S", "-c", code], text=True, **pipes)
 
     sleeper = child("import time; time.sleep(600)")
