@@ -51,6 +51,7 @@ def test_the_ribbon_panel_draws_and_counts(drafted: Run, plainly: Run) -> None:
     mine, theirs = content.tables[0].rows
     assert mine[2] > mine[3] > 0
     assert mine[6] > 1.0 == theirs[6]
+    assert any("that of plain decoding" in s for s in content.sentences)
     plain(content)
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("demo", "baseline against int4 and int4 + draft on the bundled model, with a report"),
     "run": ("run", "generate text and measure it"),
     "bench": ("bench", "prefill and decode speed, repeated and interleaved"),
+    "check-decoding": ("check_decoding", "is a drafting method's text the plain target's own, by token?"),
     "compare": ("compare", "recorded runs side by side"),
     "trace": ("trace", "any trace file: launches, idle time by cause, critical path, fusing"),
     "explain": ("explain", "a question about a run answered: why slower, how far from the floor"),

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
 
 
-#: subcommand -> its module.
-PARTS = {"decoding": "bench_decoding", "compression": "bench_compression"}
+#: subcommand -> (module, one help line).
+PARTS = {"decoding": ("bench_decoding", "every drafting method beside plain decoding, by kind of prompt"),
+         "compression": ("bench_compression", "compressed weights beside each other: size, quality, speed"),
+         "draft": ("bench_draft", "the fastest drafting method and length for this model here")}
 
 
 class Parts(click.Group):
@@ -42,7 +44,7 @@ class Parts(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in PARTS:
             return None
-        found: click.Command = importlib.import_module(f"workbench.cli.{PARTS[name]}").command
+        found: click.Command = importlib.import_module(f"workbench.cli.{PARTS[name][0]}").command
         return found
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -50,6 +52,10 @@ class Parts(click.Group):
             raise SettingsError(f"`workbench bench {args[0]}` does not exist; it is `workbench bench` with "
                                 f"options, or `workbench bench {'` or `workbench bench '.join(PARTS)}`")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in PARTS.items()])
 
 
 @click.group("bench", cls=Parts, invoke_without_command=True)

@@ -30,7 +30,7 @@ def build(run: Run, baseline: Run | None = None) -> Content:
     if baseline is not None:
         rows.append(_row(of.tally(list(baseline.events), f"{baseline.label} (baseline)")))
     return Content(
-        sentences=[_sentence(mine), *_longest(steps)],
+        sentences=[_sentence(mine), *_same(run, baseline), *_longest(steps)],
         figures=[ribbon(steps, f"{run.label}: the last steps, token by token{whose}")],
         tables=[Table("Speculation", ["run", "verifications", "drafted", "accepted", "accepted %",
                                       "tokens per verification", "tokens per forward",
@@ -62,6 +62,36 @@ def _sentence(tally: of.Tally) -> str:
     if tally.plain:
         said += f" {tally.plain} steps ran without drafts."
     return said
+
+
+def _same(run: Run, baseline: Run | None) -> list[str]:
+    """The equality check's verdict where there is one, else what the baseline's text tells."""
+    from workbench.analysis.speculation_found import recall_verdict
+
+    verdicts = recall_verdict(run.id)
+    if verdicts is not None:
+        places = sum(v["places"] for v in verdicts)
+        ties, bugs = sum(v["near_ties"] for v in verdicts), sum(v["bugs"] for v in verdicts)
+        if not ties and not bugs:
+            return [f"Checked: all {places} tokens are the plain target's own."]
+        return [f"Checked: of {places} tokens {ties} differ from the plain target's own by numeric near-ties"
+                + (f" and {bugs} by a real bug." if bugs else ".")]
+    if not run.requested.decoding.lossless:
+        return ["This method does not promise the target's own text."]
+    if baseline is None or not _comparable(run, baseline):
+        return []
+    if run.text == baseline.text:
+        return ["The text is that of plain decoding (the baseline), as it must be."]
+    return [f"The text is not that of plain decoding (the baseline): `workbench check-decoding {run.id}` "
+            "tells whether that is rounding at a near-tie or a bug."]
+
+
+def _comparable(run: Run, baseline: Run) -> bool:
+    """The same model, prompt, sampling and length, decoded plainly."""
+    a, b = run.requested, baseline.requested
+    return (b.decoding.name() == "plain" and run.prompts == baseline.prompts and run.status == "done"
+            and baseline.status == "done" and (a.model, a.weights, a.kv, a.sampling, a.seed, a.limits)
+            == (b.model, b.weights, b.kv, b.sampling, b.seed, b.limits))
 
 
 def _longest(steps: list[of.Step]) -> list[str]:

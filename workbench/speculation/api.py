@@ -83,6 +83,33 @@ def check(target: Any = "bundled", prompts: Sequence[str] | None = None, *, sett
         return found
 
 
+def check_run(run: Any, *, cancelled: Callable[[], bool] = lambda: False,
+              told: Told = lambda done, total, what: None) -> list[Verdict]:
+    """The same for a recorded run: one verdict per sequence, kept for the panel "Speculation". The run's
+    model is loaded with the run's settings."""
+    from workbench import events as ev
+    from workbench.analysis import speculation_found
+    from workbench.speculation import equality
+
+    settings = run.requested
+    if not settings.decoding.lossless:
+        raise SettingsError(f"{settings.decoding.name()} does not promise the target's own text, so there is "
+                            "nothing to check; choose a run of a lossless method")
+    outputs: list[list[int]] = [[] for _ in run.prompts]
+    for event in run.events:
+        if isinstance(event, ev.Token):
+            outputs[event.sequence].append(event.id)
+    if not any(outputs):
+        raise SettingsError(f"run {run.id} has no tokens to check; choose one that generated some")
+    with _opened(settings.model.source, settings) as (model, base):
+        found = []
+        for sequence, (prompt, output) in enumerate(zip(run.prompts, outputs, strict=True)):
+            told(sequence, len(outputs), "checking")
+            found.append(equality.check(model, prompt, output, base, sequence, cancelled))
+    speculation_found.remember_verdict(run.id, [v.to_dict() for v in found])
+    return found
+
+
 def benchmark(target: Any = "bundled", methods: Sequence[str] = (), *,
               prompts: Mapping[str, Sequence[Prompt]] | None = None, settings: Settings | None = None,
               repeats: int = 2, state: Path | None = None, told: Told = lambda done, total, what: None,
