@@ -108,6 +108,30 @@ def test_the_folder_is_whole(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
 
 
+def test_a_file_whose_groups_follow_activations_is_opened(tmp_path: Path) -> None:
+    """desc_act: the same matrix with its columns dealt to groups in another order."""
+    from safetensors.torch import load_file, save_file
+
+    from workbench.quantized import bits
+
+    made = save(settings(), recipe(), tmp_path / "out", "gptq")
+    plain = load_model(settings(made.folder), lambda e: None)
+    name = "model.layers.0.self_attn.q_proj"
+    shard = made.folder / "model-00002-of-00003.safetensors"
+    tensors = load_file(shard)
+    order = torch.randperm(128, generator=torch.Generator().manual_seed(0))
+    q = bits.unpack(tensors[f"{name}.qweight"].t(), 4, 128)
+    tensors[f"{name}.qweight"] = bits.pack(q[:, order], 4).t().contiguous()
+    tensors[f"{name}.g_idx"] = tensors[f"{name}.g_idx"][order].contiguous()
+    save_file(tensors, shard, {"format": "pt"})
+    opened = load_model(settings(made.folder), lambda e: None)
+    module, was = opened.packed[name], plain.packed[name]
+    assert module.kernel.endswith("inputs reordered first")
+    assert torch.equal(module.dequantize(), was.dequantize()[:, order])
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    torch.testing.assert_close(module(x[:, order]), was(x))
+
+
 def test_generation_runs_on_an_opened_file(tmp_path: Path) -> None:
     made = save(settings(), recipe(), tmp_path / "out")
     chosen = settings(made.folder, **{"limits.max_new_tokens": 8, "telemetry.preset": "off"})

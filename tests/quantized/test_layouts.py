@@ -138,16 +138,20 @@ EIGHT["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8}
     ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "packed as 'gemv'"),
     ({"quant_method": "awq", "bits": 3}, "3 bits; only 4"),
     (TWO, "2 groups of schemes"), (EIGHT, "quantized activations"),
-    (compressed(type="float"), "float weights"), (compressed(actorder="group"), "reorders its columns"),
+    (compressed(type="float"), "float weights"),
     (compressed(strategy="tensor"), "strategy 'tensor'")])
 def test_other_schemes_are_one_sentence(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         scheme_of({"quantization_config": config})
 
 
-def test_columns_in_another_order_are_refused() -> None:
+def test_columns_in_another_order_are_put_in_runs() -> None:
     scheme = Scheme("gptq", 4, 32, False, "gptq")
-    stored = layouts.write(codes(4), scheme)
-    stored["g_idx"] = stored["g_idx"].flip(0)
-    with pytest.raises(ModelError, match="desc_act"):
-        layouts.read(stored.__getitem__, stored.__contains__, scheme, (16, 64))
+    shuffled = torch.randperm(64, generator=torch.Generator().manual_seed(0)) % 2
+    found = layouts.order(shuffled, scheme, 64)
+    assert found is not None
+    assert shuffled[found].tolist() == [0] * 32 + [1] * 32
+    assert layouts.order(torch.arange(64) // 32, scheme, 64) is None
+    assert layouts.order(torch.full((64,), -1), scheme, 64) is None
+    with pytest.raises(ModelError, match="do not have 32 columns each"):
+        layouts.order((torch.arange(64) > 20).int(), scheme, 64)

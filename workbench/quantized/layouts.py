@@ -20,6 +20,8 @@ from workbench.quantized import bits
 from workbench.quantized.scheme import Scheme
 
 Codes = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: Where a format says which group each column belongs to.
+ORDER = {"gptq": "g_idx", "compressed-tensors": "weight_g_idx"}
 #: The first tensor that a matrix has in each format, which shows that it is there.
 FIRST = {"compressed-tensors": "weight_packed", "gptq": "qweight", "awq": "qweight"}
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -36,6 +38,19 @@ def read(get: Callable[[str], torch.Tensor], has: Callable[[str], bool], scheme:
     """``get`` and ``has`` by suffix; ``shape`` [rows, columns] as the config asks for."""
     return {"gptq": _read_gptq, "awq": _read_awq, "compressed-tensors": _read_compressed}[
         scheme.format](get, has, scheme, shape)
+
+
+def order(groups: torch.Tensor | None, scheme: Scheme, columns: int) -> torch.Tensor | None:
+    """``groups`` int [columns]: the group of each. Columns in the order that makes every group a run, or
+    None where they are runs already. Raises ModelError where groups are not of the stated size."""
+    width = scheme.group or columns
+    if groups is None or bool((groups < 0).all()):
+        return None
+    found, plain = torch.argsort(groups, stable=True), torch.arange(columns)
+    if not torch.equal(groups[found].long(), plain // width):
+        raise ModelError(f"the {scheme.format} checkpoint's groups do not have {width} columns each; it is "
+                         "damaged, so copy or download it again")
+    return None if torch.equal(found, plain) else found
 
 
 # -- compressed-tensors --------------------------------------------------------------------------
@@ -78,11 +93,6 @@ def _write_gptq(codes: Codes, scheme: Scheme) -> dict[str, torch.Tensor]:
 def _read_gptq(get: Callable[[str], torch.Tensor], has: Callable[[str], bool], scheme: Scheme,
                shape: tuple[int, int]) -> Codes:
     rows, columns = shape
-    if has("g_idx"):
-        group = scheme.group or columns
-        if not torch.equal(get("g_idx").long(), torch.arange(columns) // group):
-            raise ModelError("the GPTQ checkpoint orders its columns by activation (desc_act), so its groups "
-                             "are no runs of columns; such files are not read here")
     q = bits.unpack(get("qweight").t(), scheme.bits, columns)
     zero = bits.unpack(get("qzeros"), scheme.bits, rows).t()
     shift = 1 if scheme.variant == "gptq" else 0

@@ -12,7 +12,7 @@ from workbench.quantized import layouts
 from workbench.quantized.scheme import Scheme, scheme_of
 from workbench.runtime.checkpoint import Checkpoint
 from workbench.runtime.packed import Packed
-from workbench.runtime.packed_codes import module_of
+from workbench.runtime.packed_codes import Reordered, module_of
 
 if TYPE_CHECKING:
     from workbench.runtime.sources import Source
@@ -54,9 +54,18 @@ class File:
     def pack(self, name: str, bias: torch.Tensor | None, device: torch.device,
              shape: tuple[int, int]) -> Packed:
         q, scale, zero = self.codes(name, shape)
+        order = self._order(name, shape[1])
+        if order is not None:
+            q = q[:, order]
         middle = 1 << (self.scheme.bits - 1)
         pairs = torch.stack((scale, (middle - zero.float()) * scale), -1).permute(1, 0, 2).contiguous()
-        return module_of(q.contiguous(), pairs, self.scheme.bits, bias, device)
+        made = module_of(q.contiguous(), pairs, self.scheme.bits, bias, device)
+        return made if order is None else Reordered(made, order.to(device))
+
+    def _order(self, name: str, columns: int) -> torch.Tensor | None:
+        """For files whose groups follow activations (desc_act): columns group by group."""
+        key = f"{name}.{layouts.ORDER.get(self.scheme.format, '')}"
+        return layouts.order(self._files.read(key) if key in self._files else None, self.scheme, columns)
 
     def parameters(self) -> list[str]:
         """Nothing is changed beside the matrices."""

@@ -73,9 +73,6 @@ def _compressed(found: dict[str, Any]) -> Scheme:
         raise ModelError(f"the compressed-tensors checkpoint is {variant} with {weights.get('type')} weights"
                          f"{' and quantized activations' if inputs else ''}; only pack-quantized integer "
                          "weights are read")
-    if weights.get("actorder") == "group":
-        raise ModelError("the compressed-tensors checkpoint reorders its columns (actorder=group), which is "
-                         "not read here")
     strategy = weights.get("strategy")
     if strategy not in ("group", "channel"):
         raise ModelError(f"the compressed-tensors checkpoint has the strategy {strategy!r}; only group and "

@@ -157,3 +157,27 @@ class Planes(Packed):
 
     def dequantize(self) -> torch.Tensor:
         return self._expanded(torch.float32)
+
+
+class Reordered(Packed):
+    """A matrix stored with its columns in another order: inputs are gathered before each product."""
+
+    order: torch.Tensor
+
+    def __init__(self, inner: Packed, order: torch.Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.in_features, self.out_features = inner.in_features, inner.out_features
+        self.register_buffer("order", order)
+        self.bias = None  # the inner module adds it
+        self.kernel = f"{inner.kernel}, inputs reordered first"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.inner(x.index_select(-1, self.order))
+        return y
+
+    def dequantize(self) -> torch.Tensor:
+        stored = self.inner.dequantize()
+        whole = torch.empty_like(stored)
+        whole[:, self.order] = stored
+        return whole
