@@ -77,15 +77,22 @@ class NoKeys(nn.Module):
 class StructuredLayer(LlamaDecoderLayer):
     """A decoder layer as its plan says."""
 
+    self_attn: Any
+    input_layernorm: Any
+    mlp: Any
+    post_attention_layernorm: Any
+    attention_shortcut: Any
+    mlp_shortcut: Any
+
     def __init__(self, config: StructuredConfig, index: int) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not Llama's own, which would build what is not wanted
         plan, width = config.layer_plan[index], config.hidden_size
         self.hidden_size = width
         attention, ffn = plan["attention"], plan["ffn"]
-        self.self_attn: nn.Module = (LlamaAttention(config=config, layer_idx=index) if attention == "full"
-                                     else NoKeys(config, index, attention))
+        self.self_attn = (LlamaAttention(config=config, layer_idx=index) if attention == "full"
+                          else NoKeys(config, index, attention))
         self.input_layernorm = None if attention == "none" else self._norm(config)
-        self.mlp: nn.Module | None = None
+        self.mlp = None
         if ffn == "linear":
             self.mlp = nn.Linear(width, width, bias=False)
         elif ffn != "none":
@@ -117,7 +124,7 @@ class StructuredForCausalLM(LlamaForCausalLM):
     """Llama with :class:`StructuredLayer`."""
 
     config_class = StructuredConfig
-    _no_split_modules = ["StructuredLayer"]  # noqa: RUF012 - transformers reads a list
+    _no_split_modules = ["StructuredLayer"]
 
     def __init__(self, config: StructuredConfig) -> None:
         super().__init__(config)

@@ -100,8 +100,9 @@ class _Slicing:
     def _layer(self, index: int, layer: Any, stream: list[torch.Tensor], basis: torch.Tensor
                ) -> tuple[list[torch.Tensor], torch.Tensor]:
         made = self.made.model.layers[index]
+        names = ("q_proj", "k_proj", "v_proj")
         self._readers(layer.input_layernorm, basis, [
-            (getattr(made.self_attn, n), getattr(layer.self_attn, n)) for n in ("q_proj", "k_proj", "v_proj")])
+            (getattr(made.self_attn, n), getattr(layer.self_attn, n)) for n in names])
         stream, middle = self._block(made, "o_proj", layer.self_attn.o_proj, "attention_shortcut",
                                      stream, basis)
         self._readers(layer.post_attention_layernorm, middle, [
