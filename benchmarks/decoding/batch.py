@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="some of the methods (plain is always there)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--resume", action="store_true", help="keep the batches that are in the file")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("batch.json"))
     given = parser.parse_args()
     for name in [n for n in METHODS if given.methods and n != "plain" and n not in given.methods]:
@@ -124,19 +125,26 @@ def main() -> None:
         "limits.stop_at_eos": False, "telemetry.preset": "off", "compute.threads": given.threads,
         "sampling.temperature": given.temperature})
     model = load(settings, lambda event: None)
+    told = {"model": given.model, "weights": given.weights, "new_tokens": given.new,
+            "temperature": given.temperature}
     results: dict[int, dict[str, dict[str, Any]]] = {}
+    crossings: dict[str, float | None] = {}
+    if given.resume and given.out.exists():
+        before = json.loads(given.out.read_text())
+        if all(before[k] == v for k, v in told.items()):
+            results = {int(b): r for b, r in before["results"].items()}
     for batch in map(int, given.batches.split(",")):
+        if batch in results:
+            continue
         results[batch] = measure(model, settings, batch, given.least)
         print(f"batch {batch:3}", "  ".join(
             f"{name} {r['tok_s']:.0f} tok/s ({r['ratio']:.2f}x, {r['mean_accepted']:.2f})"
             for name, r in results[batch].items()), flush=True)
-    crossings = {name: crossover({b: r[name]["ratio"] for b, r in results.items()})
-                 for name in METHODS if name != "plain"}
+        crossings = {name: crossover({b: r[name]["ratio"] for b, r in results.items()})
+                     for name in METHODS if name != "plain"}
+        given.out.write_text(json.dumps({**told, "environment": collect(), "crossover": crossings,
+                                         "results": results}, indent=1) + "\n")
     print({n: c if c is None else round(c, 1) for n, c in crossings.items()})
-    given.out.write_text(json.dumps({
-        "model": given.model, "weights": given.weights, "new_tokens": given.new, "least_batches": given.least,
-        "temperature": given.temperature, "environment": collect(), "crossover": crossings,
-        "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
