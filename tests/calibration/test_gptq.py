@@ -160,3 +160,28 @@ def test_bad_input_is_one_sentence() -> None:
         solve(w, h, Grid(4, 16))
     with pytest.raises(ModelError, match="not finite"):
         solve(weight(4, 48), h * float("inf"), Grid(4, 16))
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_equals_optimal_brain_quantization_with_inverses_made_anew(act_order: bool) -> None:
+    """The update from its definition (Frantar and Alistarh 2022, section 3): after each column the inverse
+    of the remaining matrix is computed from scratch; no Cholesky factor, no blocks."""
+    w, x, grid = weight(6, 24), inputs(200, 24), Grid(3, 8)
+    h = damped(x.T @ x, 0.01)
+    order = torch.argsort((x.T @ x).diagonal(), descending=True, stable=True) if act_order \
+        else torch.arange(24)
+    pairs = grids.fit_all(w, grid)
+    rest, levels = w.clone(), torch.empty(6, 24, dtype=torch.uint8)
+    for place, i in enumerate(order.tolist()):
+        if not act_order and i % 8 == 0:
+            pairs[i // 8] = grids.fit(rest[:, i:i + 8], grid)
+        scale, offset = pairs[i // 8].unbind(1)
+        level = grids.codes(rest[:, i], scale, offset, grid)
+        remaining = order[place:]
+        inverse = torch.linalg.inv(h[remaining][:, remaining])
+        error = (rest[:, i] - grids.values(level, scale, offset, grid)) / inverse[0, 0]
+        rest[:, remaining] -= error[:, None] * inverse[0]
+        levels[:, i] = level.to(torch.uint8)
+    found = solve(w, x.T @ x, grid, act_order=act_order)
+    assert torch.equal(found.q, levels)
+    assert torch.equal(found.pairs, pairs.to(torch.bfloat16))
