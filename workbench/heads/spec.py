@@ -55,8 +55,12 @@ class HeadSpec:
             raise ModelError(f"{folder} is no head ({SPEC}: {error}); give a folder that `workbench heads "
                              "train` wrote") from None
 
-    def mismatch(self, target: ModelShape) -> str | None:
-        """Why this head cannot serve a target of this shape, or None."""
+    def mismatch(self, target: ModelShape, copy: bool = False) -> str | None:
+        """Why this head cannot serve a target of this shape, or None. ``copy``: the target may be a widened
+        copy of the one that the head was trained for."""
+        wider = target.hidden > self.hidden and target.hidden % self.hidden == 0
+        if copy and wider and target.layers >= self.layers and target.vocab == self.vocab:
+            return None
         for name, mine, yours in (("hidden width", self.hidden, target.hidden),
                                   ("number of layers", self.layers, target.layers),
                                   ("vocabulary", self.vocab, target.vocab)):
@@ -95,8 +99,19 @@ def places(method: str, target: str) -> list[Path]:
     """Folders where this target's head may lie, the user's first."""
     from workbench import zoo
 
-    name = slug(target)
-    return [home() / name / method, zoo.heads() / name / method]
+    names = [slug(target), *([slug(original)] if (original := original_of(target)) else [])]
+    return [root / name / method for name in names for root in (home(), zoo.heads())]
+
+
+def original_of(target: str) -> str | None:
+    """What the model in this folder is a function-preserving widened copy of, or None."""
+    file = Path(target).expanduser()
+    file = file if file.suffix == ".json" else file / "config.json"
+    try:
+        found = json.loads(file.read_text("utf-8"))["widened_copy_of"]["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
 
 
 def locate(head: str, method: str, target: str) -> Path:
@@ -135,7 +150,7 @@ def none_for(head: str, method: str, shape: ModelShape) -> str | None:
     known = [*zoo.heads().glob(f"*/{method}/{SPEC}"), *home().glob(f"*/{method}/{SPEC}")]
     for file in known:
         try:
-            if HeadSpec.read(file.parent).mismatch(shape) is None:
+            if HeadSpec.read(file.parent).mismatch(shape, copy=True) is None:
                 return None
         except ModelError:
             continue

@@ -59,7 +59,7 @@ class Features:
     def batch(self, rows: torch.Tensor, target: Target, middle: int | None) -> Batch:
         """Windows ``rows`` as a batch, in float32."""
         last = max(self.states)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(target.device.type, torch.bfloat16):
             features = target.features(self.states[last][rows])
             teacher = torch.log_softmax(target.logits(features).float(), -1)
         return Batch(self.tokens[rows], features.float(), teacher,

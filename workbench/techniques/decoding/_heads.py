@@ -61,19 +61,21 @@ class HeadDrafter(Drafter):
 
     def __init__(self, choice: HeadMethod, runtime: Any) -> None:
         from workbench.errors import SettingsError
-        from workbench.heads.spec import locate
+        from workbench.heads.spec import advice, locate
         from workbench.heads.target import Target
 
         model = runtime.model
         folder = locate(choice.head, choice.name(), runtime.settings.model.source)
         self.spec, self.head = _loaded(str(folder), _version(folder), model.forward.device,
                                        model.forward.dtype)
-        why = self.spec.mismatch(model.shape)
-        if why:
-            raise SettingsError(why)
-        self.forward, self.target = model.forward, Target(model.forward.model)
+        self.forward = model.forward
+        self.target = Target(model.forward.model, narrow=self.spec.hidden != model.shape.hidden)
+        if (self.target.hidden, self.target.layers, self.target.vocab) != (
+                self.spec.hidden, self.spec.layers, self.spec.vocab):
+            raise SettingsError(self.spec.mismatch(model.shape) or advice(choice.name()))
+        self.last = self.target.tap(self.spec.layers)
         self.nodes, self.capacity = choice.nodes, runtime.capacity
-        self.taps = (self.spec.layers,)
+        self.taps = (self.last,)
 
     def propose(self, tokens: list[int], budget: int) -> Proposal:
         """A tree at most ``budget`` deep."""
@@ -89,7 +91,7 @@ class HeadDrafter(Drafter):
 
     def last_features(self, tokens: list[int], first: int) -> torch.Tensor:
         """[n, hidden] after the final norm, of the tokens from ``first`` to the last settled one."""
-        return self.target.features(self.states.rows(self.spec.layers, first, len(tokens) - 1))
+        return self.target.features(self.states.rows(self.last, first, len(tokens) - 1))
 
     def says(self) -> dict[str, str]:
         count = sum(p.numel() for p in self.head.parameters())

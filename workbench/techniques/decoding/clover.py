@@ -43,7 +43,7 @@ class CloverDrafter(HeadDrafter):
         from workbench.heads.spans import blocks
 
         for start, end in blocks(self.memory.length, len(tokens) - 1):
-            features = self.target.features(self.states.rows(self.spec.layers, start, end))
+            features = self.target.features(self.states.rows(self.last, start, end))
             places = torch.arange(start, end, device=features.device)
             state = self.head.augment(features[None], places, None, self.memory)
             self.state = state[0, -1:]

@@ -85,7 +85,7 @@ class EagleDrafter(HeadDrafter):
         for memory in self.memories:
             memory.length = first
         for start, end in blocks(first, len(tokens) - 1):
-            features = self.target.features(self.states.rows(self.spec.layers, start, end))
+            features = self.target.features(self.states.rows(self.last, start, end))
             ids = torch.tensor(tokens[start + 1:end + 1], device=features.device)
             places = torch.arange(start + 1, end + 1, device=features.device)
             out = self.head(features[None], self.target.embed(ids)[None], places, None, self.memories)

@@ -42,10 +42,11 @@ class TransferDrafter(HeadDrafter):
 
     def __init__(self, choice: HiddenTransfer, runtime: Any) -> None:
         super().__init__(choice, runtime)
-        self.taps = (self.head.layer,)
+        self.middle = self.target.tap(self.head.layer)
+        self.taps = (self.middle,)
 
     def draft(self, tokens: list[int], depth: int, nodes: int) -> Proposal:
         settled = len(tokens) - 1
-        state = self.states.rows(self.head.layer, settled - 1, settled)
-        pseudo = self.head(state.to(self.target.dtype))[0, :depth]
-        return grow(top(self.states.enter(pseudo, self.head.layer, settled)), nodes)[0]
+        state = self.target.narrowed(self.states.rows(self.middle, settled - 1, settled))
+        pseudo = self.target.widened(self.head(state.to(self.target.dtype))[0, :depth])
+        return grow(top(self.states.enter(pseudo, self.middle, settled)), nodes)[0]

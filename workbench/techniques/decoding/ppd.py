@@ -53,7 +53,7 @@ class PromptDrafter(HeadDrafter):
         super().__init__(choice, runtime)
         self.taps = ()
         self.vocab = self.target.vocab
-        prompts = self.forward.prompts = self.head.prompts.detach().clone()
+        prompts = self.forward.prompts = self.target.widened(self.head.prompts.detach()).clone()
         # Plain decoding pays nothing once the last drafter is gone.
         weakref.finalize(self, _forget, self.forward, prompts)
         self.values = worth_of_prompts(self.spec.hits, self.spec.steps, choice.nodes // 2)

@@ -34,10 +34,12 @@ PROMPT, NEW, MANY, HELD = 32, 96, 3072, 192
 
 #: What differs from the trainer's plan.
 PLANS = {
-    "medusa": train.Plan(steps=600), "clover": train.Plan(steps=500, batch=6),
-    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=600, batch=6),
-    "hidden_transfer": train.Plan(steps=450, batch=6), "ppd": train.Plan(steps=300, batch=6),
+    "medusa": train.Plan(steps=600), "clover": train.Plan(steps=300, batch=6),
+    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=300, batch=6),
+    "hidden_transfer": train.Plan(steps=300, batch=6), "ppd": train.Plan(steps=160, batch=6),
 }
+#: Windows of the text that a head is trained on; the other methods take half.
+WHOLE = ("medusa", "eagle")
 
 
 def opened(source: str = "bundled", threads: int = 1) -> Any:
@@ -87,10 +89,10 @@ def read(folder: Path, name: str) -> torch.Tensor:
     return torch.from_numpy(np.load(folder / f"{name}.npy").astype(np.int64))
 
 
-def states(model: Any, folder: Path, name: str) -> train.Features:
+def states(model: Any, folder: Path, name: str, many: int = MANY) -> train.Features:
     """The target's states over ``folder/name.npy`` at the middle and at the end, computed once for all."""
-    tokens, last = read(folder, name), model.shape.layers
-    taps = {tap: folder / f"{name}.{tap}.pt" for tap in (max(1, last // 2), last)}
+    tokens, last = read(folder, name)[:many], model.shape.layers
+    taps = {tap: folder / f"{name}.{len(tokens)}.{tap}.pt" for tap in (max(1, last // 2), last)}
     if not all(file.is_file() for file in taps.values()):
         found = train.features(model.forward, tokens, list(taps), train.never)
         for tap, file in taps.items():
@@ -114,7 +116,8 @@ def build(method: str, folder: Path, out: Path, model: Any, *, plan: train.Plan 
     spec = files.default_spec(method, target, name)
     torch.manual_seed(plan.seed)
     head = files.build(spec)
-    learn, rest = states(model, folder, "train"), states(model, folder, "held")
+    many = MANY if method in WHOLE else MANY // 2
+    learn, rest = states(model, folder, "train", many), states(model, folder, "held")
     learned, held = learn.tokens, rest.tokens
     began = time.monotonic()
     log = folder / f"{method}.jsonl"
