@@ -258,8 +258,10 @@ class Model:
         cache = self._cache
         drafter = self._drafter.memory_bytes() if self._drafter is not None else (
             self._draft[1].weights_bytes if self._draft else 0)
+        executor = self.forward.executor  # what it holds beside the weights: a step's activations, tables
         parts = memory.Parts(weights=held.get(compute, 0), kv=cache.nbytes if cache else 0,
-                             draft=drafter, workspace=cache.workspace_bytes if cache else 0)
+                             activations=executor.nbytes if executor else 0, draft=drafter,
+                             workspace=cache.workspace_bytes if cache else 0)
         other = {tier: n for tier, n in held.items() if tier != compute}
         return memory.readings(self.device, parts, other)
 
