@@ -58,6 +58,20 @@ def test_every_sequence_of_a_batch_has_its_own_text(opened: Any, heads: Any, pro
     assert found.tokens == alone
 
 
+@_EACH
+def test_steps_without_a_draft_are_caught_up_with(opened: Any, heads: Any, prompts: list[str], method: str,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where speculation pauses, tokens are decoded that the head has not read."""
+    from workbench.runtime.pays import Pays
+
+    plain, _ = run(opened("fp32"), prompts[:1])
+    steps = iter(range(1000))
+    monkeypatch.setattr(Pays, "draft", lambda self, *_: next(steps) % 5 in (0, 3, 4))
+    found, events = run(opened("fp32"), prompts[:1], **with_head(method, heads))
+    assert found.tokens == plain.tokens
+    assert len([e for e in events if isinstance(e, Draft)]) > 5
+
+
 class Fresh:
     """States of a text from one plain forward, as a drafter reads them."""
 
