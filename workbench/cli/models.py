@@ -1,4 +1,5 @@
-"""``workbench models``: the bundled models and their cards' facts; ``widen``: a large copy of a small one."""
+"""``workbench models``: the bundled models and their cards' facts; ``widen``: a large copy of a small one;
+``prune``, ``slice``, ``sparsify`` (in prune.py): smaller ones."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from workbench.cli import prune as smaller
 from workbench.cli.common import console, print_json, text_table
 from workbench.units import format_bytes
 
@@ -50,6 +52,10 @@ def widen(source: str, out: Path, width: int, ff: int | None, layers: int | None
     console().print(f"{made['parameters'] / 1e6:.0f} M parameters in {made['folder']}; its config.json says "
                     f"that it is a widened copy of {folder.name}", markup=False, soft_wrap=True)
     return None
+
+
+for _made in (smaller.prune, smaller.slice_, smaller.sparsify):
+    command.add_command(_made)
 
 
 @contextmanager
