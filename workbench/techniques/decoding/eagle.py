@@ -40,7 +40,8 @@ class EagleDrafter(HeadDrafter):
     def __init__(self, choice: Any, runtime: Any) -> None:
         super().__init__(choice, runtime)
         self.width = choice.width
-        self.memories = self.head.memories(self.capacity + choice.nodes * self.spec.steps)
+        room = self.capacity + (choice.nodes + choice.width) * self.spec.steps
+        self.memories = self.head.memories(room)
 
     def draft(self, tokens: list[int], depth: int, nodes: int) -> Proposal:
         import torch
