@@ -15,7 +15,6 @@ from workbench.panels import plain as as_plain
 from workbench.settings import Settings
 from workbench.store import Run, Store
 
-
 HOT: dict[str, Any] = {"sampling.temperature": 1.0}
 
 
