@@ -33,7 +33,7 @@ MAY = {
     "structure": PURE | {"calibration", "kernels", "quality", "runtime", "settings", "zoo", "zoo.recipes"},
     "forecast": PURE | {"settings", "techniques", "energy"},
     "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
-    "quality": PURE | {"runtime", "settings", "techniques", "zoo"},
+    "quality": PURE | {"runtime", "settings", "techniques", "zoo", "zoo.recipes"},
     "sensitivity": PURE | {"calibration", "quality", "runtime", "settings", "techniques", "zoo"},
     "quantized": PURE | {"calibration", "kernels", "runtime", "settings", "techniques"},
     "speculation": PURE | {"analysis", "runtime", "settings", "techniques", "zoo", "zoo.recipes"},
