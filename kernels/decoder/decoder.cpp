@@ -182,6 +182,15 @@ struct Pass {
     products(WB_OP_DOWN, index, down, &s.added, 1, s.wide, m);
   }
 
+  // The stream that enters layer `to`, where a forward ends there and somebody asked. What the last layer left
+  // is added as that layer's norm would have done, so a forward that goes on adds nothing twice.
+  void leave(int to) {
+    if (!f.states || !f.states[to]) return;
+    norm(p.layer[to].norm, true, to, s.x);
+    tell(to);
+    std::memset(s.added, 0, 4ll * m * p.hidden);
+  }
+
   void finish() {
     norm(p.norm, true, -1, s.x);
     tell(p.layers);
@@ -215,5 +224,6 @@ extern "C" int32_t wb_decoder_run(const WbPlan* plan, const WbForward* forward, 
   else if (from == 0) pass.embed();
   for (int i = from; i < to; ++i) pass.layer(i);
   if (to == plan->layers) pass.finish();
+  else pass.leave(to);
   return pass.failed;
 }

@@ -55,7 +55,8 @@ struct WbForward {
 extern "C" {
 // Bytes of scratch for forwards of up to batch * n rows over caches of `capacity` columns.
 int64_t wb_decoder_scratch(const WbPlan* plan, int32_t batch, int32_t n, int32_t capacity);
-// Layers [from, to) of one forward; from 0 embeds, to == layers also norms and multiplies by the head.
+// Layers [from, to) of one forward; from 0 embeds, to == layers also norms and multiplies by the head,
+// to < layers tells the stream that enters layer `to` where states[to] asks for it.
 // Where `input` is given, the forward begins with layer `enter`.
 // Between parts of one forward the scratch must not change. Keys and values of the rows are
 // written to the caches from column base[b] on. Returns 0, or 1 for a weight that has no product.

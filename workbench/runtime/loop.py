@@ -123,6 +123,11 @@ class Loop:
         """Tokens per sequence and target forward after the prefill: 1.0 for plain decoding."""
         return 1.0
 
+    def says(self) -> dict[str, str]:
+        """Control of the decoding -> what really ran, where the value is not the whole story; "" is the
+        method itself."""
+        return {}
+
     # -- prefill ----------------------------------------------------------------------------
 
     def prefill(self) -> None:

@@ -174,6 +174,24 @@ class Executor:
         call.input = None
         return self._logits[:n]
 
+    def part(self, states: torch.Tensor, first: int, last: int, positions: torch.Tensor, rows: RaggedRows,
+             cache: StaticCache) -> torch.Tensor:
+        """See :meth:`workbench.runtime.forward.Forward.part`; ``states`` float32."""
+        call, n = self._call, len(positions)
+        cache.require(max(rows.bases) + n)
+        self._bind(cache)
+        layout = self._ragged_layout(rows)
+        call.rows, call.positions = layout.rows, positions.data_ptr()
+        self._room(1, n, n, cache.capacity)
+        out = torch.empty(n, self._plan.hidden)
+        for layer in range(self._plan.layers + 1):
+            self._taps[layer] = out.data_ptr() if layer == last < self._plan.layers else None
+        call.keep, call.states = n, self._taps
+        call.input, call.enter = states.data_ptr(), first
+        self._run(first, last)
+        call.input = call.states = None
+        return self._logits[:n] if last == self._plan.layers else out
+
     def _ask(self, cache: StaticCache, rows: int) -> dict[int, torch.Tensor]:
         """Where the next forward tells the hidden states that ``cache`` keeps: {tap: [rows, hidden]}."""
         if cache.states is None:
@@ -221,11 +239,11 @@ class Executor:
         layout.base[:], layout.first[:], layout.slot[:] = rows.bases, rows.first, rows.slots
         return layout
 
-    def _run(self, first: int = 0) -> None:
-        plan, layers = self._plan, self._plan.layers
+    def _run(self, first: int = 0, last: int | None = None) -> None:
+        plan, layers = self._plan, self._plan.layers if last is None else last
         scratch = self._scratch.data_ptr()
         self.library.wb_set_threads(torch.get_num_threads())
-        if self.check is None:
+        if self.check is None or first == layers:
             self.library.wb_decoder_run(plan, self._call, first, layers, scratch)
             return
         for layer in range(first, layers):

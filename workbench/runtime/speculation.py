@@ -71,6 +71,9 @@ class SpeculativeLoop(Loop):
         if self.align == "equal" and self.active:
             self.realign()
 
+    def says(self) -> dict[str, str]:
+        return self.drafters.says()
+
     # -- one step ---------------------------------------------------------------------------------
 
     def advance(self) -> None:

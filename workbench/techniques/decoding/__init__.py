@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.techniques.base import Control, Technique, control
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -142,6 +142,11 @@ class Decoding(Technique):
     def start(self, runtime: Any) -> Drafter | None:
         """The drafter, or None for plain decoding."""
         raise NotImplementedError
+
+    def loop(self, runtime: Any, sequences: int) -> Callable[..., Any] | None:
+        """For a method that changes how a token is computed: what makes its loop, with the arguments of
+        ``runtime.loop.Loop``. None: the shared loops."""
+        return None
 
     def start_batch(self, runtime: Any, sequences: int) -> Drafters | None:
         """The drafters of ``sequences`` sequences, or None for plain decoding.

@@ -43,7 +43,7 @@ class TreeDraft:
         self.guesses = {}
         if deepest < 1:
             return Proposal(), 0
-        rows = self._read(tokens)
+        rows = self.read(tokens)
         self._guess([-1], rows, [len(tokens)], ranks)
         node = {-1: -1}  # of the template -> of the tree
         found = Proposal()
@@ -62,7 +62,7 @@ class TreeDraft:
         self._cache.rewind(len(tokens))
         return found, deepest
 
-    def _read(self, tokens: list[int]) -> torch.Tensor:
+    def read(self, tokens: list[int]) -> torch.Tensor:
         """Append what the target settled since; logits [1, V] after the last token."""
         import torch
 
