@@ -351,3 +351,30 @@ def test_a_draft_that_is_never_right_is_drafted_for_less(generate: Any, prompts:
     drafts = [e.drafted for e in events if isinstance(e, Draft)]
     assert sum(drafts[-20:]) < 0.5 * 8 * 20
     assert auto.drafted < 0.6 * fixed.drafted
+
+
+def lossless() -> list[str]:
+    """Every method of the catalogue that needs no trained head (tests/heads has those)."""
+    from workbench.techniques.base import family
+    from workbench.techniques.decoding import Speculative
+
+    return [n for n, c in family("decoding").items() if issubclass(c, Speculative) and c.lossless
+            and "head" not in {k.name for k in c.controls()}]
+
+
+@pytest.mark.parametrize("method", lossless())
+def test_any_method_any_pauses_any_lengths(bundled: Any, alone: Any, monkeypatch: pytest.MonkeyPatch, method: str
+                                           ) -> None:
+    """Drafting is switched on and off and its length changed at random: no method may mind."""
+    import random
+
+    from workbench.runtime.draft_length import Lengths
+    from workbench.runtime.pays import Pays
+
+    chance = random.Random(method)
+    monkeypatch.setattr(Pays, "draft", lambda self, sequences: chance.random() < 0.6)
+    monkeypatch.setattr(Lengths, "of", lambda self, sequence: chance.randint(1, 20))
+    settings, model = bundled("bf16")
+    out, events = run(model, settings, kinds(4), decoding=method, **{"decoding.length": "auto"})
+    assert out.tokens == alone("bf16")[:4]
+    assert any(isinstance(e, Phase) and e.phase == "decode" for e in events)
