@@ -1,5 +1,5 @@
 """``workbench models``: the bundled models and their cards' facts; ``widen``: a large copy of a small one;
-``prune``, ``slice``, ``sparsify`` (in prune.py): smaller ones."""
+``prune``, ``slice``, ``sparsify``, ``puzzle`` (in prune.py): smaller ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def widen(source: str, out: Path, width: int, ff: int | None, layers: int | None
     return None
 
 
-for _made in (smaller.prune, smaller.slice_, smaller.sparsify):
+for _made in (smaller.prune, smaller.slice_, smaller.sparsify, smaller.puzzle):
     command.add_command(_made)
 
 

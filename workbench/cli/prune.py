@@ -102,6 +102,38 @@ def sparsify(model: str, out: Path, sparsity: float, as_json: bool, **given: Any
     _say(made, as_json)
 
 
+@click.command("puzzle")
+@click.argument("model")
+@click.argument("out", type=OUT)
+@click.option("--memory", default=1.0, show_default=True, type=click.FloatRange(0, 1),
+              help="of what the layers' weights, keys and values take")
+@click.option("--latency", default=1.0, show_default=True, type=click.FloatRange(0, 1),
+              help="of the layers' time per token, measured on this machine")
+@click.option("--context", default=1024, show_default=True, type=click.IntRange(1),
+              help="tokens whose keys and values count")
+@click.option("--distil-steps", "steps", default=200, show_default=True, type=click.IntRange(0),
+              help="training steps on the original's predictions afterwards")
+@_training
+@_text
+def puzzle(model: str, out: Path, memory: float, latency: float, context: int, as_json: bool,
+           **given: Any) -> None:
+    """Give every layer of MODEL the variant that costs the least quality within limits, distil, write OUT.
+
+    Variants: fewer neurons, one matrix, or nothing in a block's place; the mix is chosen exactly."""
+    from workbench.structure import recovery, service
+
+    with _bar() as tell:
+        made = service.puzzle(model, out, memory, latency, _recipe(recovery, given),
+                              _calibration(service, given), context, tell)
+    _say(made, as_json)
+    if not as_json:
+        kinds = "  ".join(f"{p['attention']}/{p['ffn']}" for p in made["plan"])
+        console().print(f"layers (attention/neurons): {kinds}", markup=False, soft_wrap=True)
+        console().print(f"sum of the scores {made['predicted_kl']:.3f}, the assembled model "
+                        f"{made['assembled_kl']:.3f} before distilling; {made['latency_share']:.0%} of the "
+                        "layers' measured time", markup=False, soft_wrap=True)
+
+
 def _recipe(recovery: Any, given: dict[str, Any]) -> Any:
     return recovery.Recovery(steps=given["steps"], batch=given["batch"], rate=given["rate"], ce=given["ce"],
                              kl=given["kl"], square=given["square"])

@@ -117,6 +117,44 @@ def sparse_tune(source: str, out: Path, sparsity: float, recipe: recovery.Recove
     return {**result, "folder": str(out)}
 
 
+def puzzle(source: str, out: Path, memory: float, latency: float, recipe: recovery.Recovery,
+           calibration: Text | None = None, context: int = 1024, tell: Tell | None = None,
+           cancelled: Cancelled | None = None) -> dict[str, Any]:
+    """The best mix of block variants within shares of the blocks' memory and measured latency, distilled.
+
+    A folder whose layers differ comes out. As :func:`prune` otherwise."""
+    from workbench.structure import puzzle as pieces
+
+    calibration, tell = calibration or Text(), tell or (lambda what, done, of: None)
+    checkpoint.refuse_target(out)
+    began = time.monotonic()
+    model, folder = checkpoint.read(source)
+    scoring = calibrating.windows(folder, model.config, 8, calibration.length, calibration.source,
+                                  calibration.seed + 2)
+    found = pieces.build_library(model, _windows(folder, model, calibration), scoring, context=context,
+                                 told=tell, cancelled=cancelled)
+    solution = pieces.search(found, memory, latency)
+    built = pieces.assemble(found, solution, scoring)
+    tokens = judging.held_out(folder, model.config)
+    before, cut = judging.judge(model, tokens), judging.judge(built.model, tokens, model)
+    if recipe.steps:
+        train = calibrating.windows(folder, model.config, min(recipe.steps * recipe.batch, 20_000),
+                                    calibration.length, calibration.source, calibration.seed + 1)
+        recovery.recover(built.model, model, train, recipe, cancelled=cancelled,
+                         told=lambda done, of, loss: tell(f"distilling, loss {loss:.3f}", done, of))
+    after = judging.judge(built.model, tokens, model)
+    full = found.full()
+    facts = {"method": "puzzle", "source": folder.name, "plan": built.plan, "memory": memory,
+             "latency": latency, "distil_steps": recipe.steps, "predicted_kl": built.predicted,
+             "assembled_kl": built.kl, "memory_share": solution.costs["bytes"] / full["bytes"],
+             "latency_share": solution.costs["ms"] / full["ms"]}
+    result = {**facts, "parameters_before": judging.parameters(model),
+              "parameters": judging.parameters(built.model), **_judged(before, cut, after),
+              "seconds": time.monotonic() - began}
+    checkpoint.write(built.model, folder, out, facts)
+    return {**result, "folder": str(out)}
+
+
 def _windows(folder: Path, model: Any, calibration: Text) -> Any:
     return calibrating.windows(folder, model.config, calibration.samples, calibration.length,
                                calibration.source, calibration.seed)
