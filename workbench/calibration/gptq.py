@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from workbench.calibration.grid import Grid
-from workbench.calibration.grids import codes, fit, fit_all, pair_dtype, values
+from workbench.calibration.grids import codes, dequantize, fit, fit_all, pair_dtype, values
 from workbench.errors import ModelError
 
 #: Factor between attempts when the damped matrix is not positive definite, and how many attempts.
@@ -148,8 +148,6 @@ def proxy_error(weight: torch.Tensor, q: torch.Tensor, pairs: torch.Tensor, bits
     """tr[(W - Q) H (W - Q)^T], summed in float64: the squared output error over the calibration text.
 
     Rows go by blocks, so that little is held beside the arguments."""
-    from workbench.calibration.grids import dequantize
-
     dtype = torch.float64 if weight.shape[1] <= EXACT_COLUMNS else torch.float32
     found, h = 0.0, hessian.to(dtype)
     for rows in torch.arange(len(weight)).split(ROWS):

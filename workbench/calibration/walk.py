@@ -24,6 +24,7 @@ from workbench.calibration.statistics import Statistics
 from workbench.calibration.text import Samples
 from workbench.errors import Cancelled, ModelError, StoreError
 from workbench.events import Event, Progress
+from workbench.runtime.loading import return_freed
 
 if TYPE_CHECKING:
     from workbench.settings import Settings
@@ -173,6 +174,7 @@ class _Walk:
             finally:
                 watch.close()
             self._refuse(layer, watch.found)
+            return_freed(torch.device("cpu"))  # the activations' heap, before the large matrices
             self.consumer.observed(layer, step, watch.found)
 
     def _groups(self, layer: Layer) -> list[list[str]]:
