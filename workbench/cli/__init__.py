@@ -27,6 +27,7 @@ COMMANDS = {
     "fingerprint": ("fingerprint", "which configuration produced these logits; did mine change?"),
     "report": ("report", "one self-contained HTML file from recorded runs"),
     "replay": ("replay", "play a recorded run in the terminal"),
+    "save": ("save", "the model with its weights setting as a compressed-tensors checkpoint"),
     "evaluate": ("evaluate", "schemes beside each other: size, perplexity, KL, tasks, with error bars"),
     "plan": ("plan", "which matrix needs how many bits; the best mixture under a budget"),
     "export": ("export", "settings as Python, YAML, vllm or llama-server flags"),
