@@ -142,7 +142,7 @@ class Benchmark:
             if "near_ties" in found or settings is None:
                 continue
             found["near_ties"] = found["bugs"] = 0
-            if not _comparable(settings):
+            if not equality.comparable(settings):
                 found["near_ties"] = found["bugs"] = None
                 continue
             for place, (own, wanted) in enumerate(zip(found["ids"], plain, strict=True)):
@@ -204,12 +204,6 @@ def with_method(base: Settings, method: str, fallback: bool | None) -> Settings:
     if fallback is not None and hasattr(found.decoding, "fallback"):
         found = found.with_({"decoding.fallback": fallback})
     return found
-
-
-def _comparable(settings: Settings) -> bool:
-    """Whether every token must be the plain target's."""
-    ratio = getattr(settings.decoding, "rule", "") == "ratio" and settings.sampling.temperature > 0
-    return settings.decoding.lossless and not ratio
 
 
 def _row(method: str, kind: str, turns: Sequence[dict[str, dict[str, Any]]]) -> Row:

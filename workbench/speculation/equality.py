@@ -83,6 +83,13 @@ class Verdict:
                 "bugs": self.bugs, "differences": [asdict(d) for d in self.differences]}
 
 
+def comparable(settings: Settings) -> bool:
+    """Whether every token must be the plain target's: not under rules that weigh drafts by their
+    probabilities, which keep the distribution only, nor where a method is not lossless."""
+    changes = getattr(settings.decoding, "drafts_change_text", lambda: False)()
+    return settings.decoding.lossless and not (changes and settings.sampling.temperature > 0)
+
+
 def check(model: Model, prompt: str, output: Sequence[int], settings: Settings, sequence: int = 0,
           cancelled: Callable[[], bool] = lambda: False) -> Verdict:
     """Compare ``output`` (new tokens) of ``prompt`` with the plain target's choices.
@@ -94,9 +101,10 @@ def check(model: Model, prompt: str, output: Sequence[int], settings: Settings, 
     from workbench.runtime.guard import Guard
     from workbench.runtime.sampling import Sampler
 
-    if getattr(settings.decoding, "rule", "") == "ratio" and settings.sampling.temperature > 0:
-        raise SettingsError("decoding.rule=ratio keeps the distribution and not the tokens, so there is no "
-                            "text to compare with; check with decoding.rule=coupled or temperature 0")
+    if not comparable(settings):
+        raise SettingsError(f"{settings.decoding} keeps the distribution and not the tokens when sampling, "
+                            "so there is no text to compare with; check at temperature 0, or with "
+                            "decoding.rule=coupled where the method has that")
     sampling = settings.sampling
     sampler = Sampler(sampling.temperature, sampling.top_k, sampling.top_p, settings.seed,
                       model.device).of(sequence)
