@@ -75,3 +75,39 @@ def generate(model: Any, settings: Any) -> Callable[..., Any]:
         return model.generate(prompts, chosen, events.append, lambda: False), events
 
     return go
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Callable[[str], Any]:
+    """``bundled("bf16")`` -> (settings, the bundled target), each loaded once."""
+    from tests.runtime.batches import NEW
+    from workbench.runtime import load
+    from workbench.settings import Settings
+
+    held: dict[str, Any] = {}
+
+    def get(weights: str) -> Any:
+        if weights not in held:
+            settings = Settings().with_({
+                "weights": weights, "limits.max_new_tokens": NEW, "telemetry.preset": "off",
+                "compute.threads": 1, "sampling.temperature": 0.0})
+            held[weights] = settings, load(settings, lambda event: None)
+        return held[weights]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def alone(bundled: Any) -> Callable[[str], list[list[int]]]:
+    """Plain decoding of every prompt by itself."""
+    from tests.runtime.batches import kinds, run
+
+    held: dict[str, list[list[int]]] = {}
+
+    def get(weights: str) -> list[list[int]]:
+        if weights not in held:
+            settings, model = bundled(weights)
+            held[weights] = [run(model, settings, [p])[0].tokens[0] for p in kinds(8)]
+        return held[weights]
+
+    return get

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,60 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from workbench import zoo
-from workbench.events import Draft, Effective, Note, Phase, Token
+from tests.runtime.batches import SAMPLED as _SAMPLED
+from tests.runtime.batches import SCHEDULES as _SCHEDULES
+from tests.runtime.batches import kinds, run
+from workbench.events import Draft, Effective, Phase, Token
 from workbench.runtime import load, native_library
 from workbench.settings import Settings
 
 _METHODS = ("draft_model", "prompt_lookup", "token_recycling", "adaptive_tables", "jacobi",
             "speculative_jacobi", "input_copy")
-_SCHEDULES = ("ragged", "equal", "grouped")
-_NEW = 20
-
-
-@pytest.fixture(scope="module")
-def bundled() -> Callable[[str], tuple[Settings, Any]]:
-    """``bundled("bf16")`` -> (settings, the bundled target), each loaded once."""
-    held: dict[str, Any] = {}
-
-    def get(weights: str) -> Any:
-        if weights not in held:
-            settings = Settings().with_({
-                "weights": weights, "limits.max_new_tokens": _NEW, "telemetry.preset": "off",
-                "compute.threads": 1, "sampling.temperature": 0.0})
-            held[weights] = settings, load(settings, lambda event: None)
-        return held[weights]
-
-    return get
-
-
-def kinds(count: int) -> list[str]:
-    """``count`` bundled prompts, of every kind in turn, of different lengths."""
-    by_kind: dict[str, list[str]] = defaultdict(list)
-    for prompt in zoo.prompts():
-        by_kind[prompt.kind].append(prompt.text)
-    turns = [texts[i] for i in range(3) for texts in by_kind.values()]
-    return [t[-160 + 11 * i:] for i, t in enumerate(turns[:count])]
-
-
-def run(model: Any, settings: Settings, prompts: list[str], **changes: Any) -> tuple[Any, list[Any]]:
-    events: list[Any] = []
-    chosen = settings.with_({"limits.batch": len(prompts), **changes})
-    return model.generate(prompts, chosen, events.append, lambda: False), events
-
-
-@pytest.fixture(scope="module")
-def alone(bundled: Any) -> Callable[[str], list[list[int]]]:
-    """Plain decoding of every prompt by itself."""
-    held: dict[str, list[list[int]]] = {}
-
-    def get(weights: str) -> list[list[int]]:
-        if weights not in held:
-            settings, model = bundled(weights)
-            held[weights] = [run(model, settings, [p])[0].tokens[0] for p in kinds(8)]
-        return held[weights]
-
-    return get
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16"])
@@ -98,9 +53,6 @@ def test_more_rows_than_one_forward_takes(bundled: Any, alone: Any, schedule: st
 
 
 # -- sampled -------------------------------------------------------------------------------------------
-
-_SAMPLED = {"sampling.temperature": 0.9, "sampling.top_k": 40, "seed": 5}
-
 
 @pytest.mark.parametrize("method", ["draft_model", "prompt_lookup", "token_recycling", "jacobi"])
 @pytest.mark.parametrize("schedule", _SCHEDULES)
@@ -274,107 +226,3 @@ def test_sliding_windows_are_of_places_not_columns(write_config: Callable[..., P
         out, _ = run(model, settings, prompts[4:8], decoding="token_recycling", **{
             "decoding.fallback": False, "decoding.schedule": schedule})
         assert out.tokens == alone
-
-
-# -- not paying, and how far ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_what_does_not_pay_is_given_up(generate: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch,
-                                       count: int) -> None:
-    """A drafter that sleeps: the text stays, drafting stops, and the run says so."""
-    import time
-
-    from workbench.techniques.decoding.prompt_lookup import Lookup
-
-    real = Lookup.propose
-
-    def slow(self: Any, *args: Any) -> Any:
-        time.sleep(0.05)
-        return real(self, *args)
-
-    monkeypatch.setattr(Lookup, "propose", slow)
-    options = {"limits__max_new_tokens": 120, "limits__batch": count}
-    plain, _ = generate(prompts[:count], **options)
-    out, events = generate(prompts[:count], decoding="prompt_lookup", **options)
-    assert out.tokens == plain.tokens
-    notes = [e.text for e in events if isinstance(e, Note)]
-    assert len(notes) == 1
-    assert "decoding plainly from here" in notes[0]
-    told = {e.path: e for e in events if isinstance(e, Effective)}["decoding.fallback"]
-    assert told.effective.startswith("true: decoding plainly")
-    drafts = [e.step for e in events if isinstance(e, Phase) and e.phase == "draft"]
-    decodes = [e.step for e in events if isinstance(e, Phase) and e.phase == "decode"]
-    assert len(drafts) < 20 < len(decodes)
-    always, events = generate(prompts[:count], decoding="prompt_lookup", decoding__fallback=False, **options)
-    assert always.tokens == plain.tokens
-    assert not [e for e in events if isinstance(e, Note)]
-    assert len([e for e in events if isinstance(e, Phase) and e.phase == "draft"]) > 20
-
-
-def test_no_clock_decides_where_drafts_change_the_text(bundled: Any) -> None:
-    settings, model = bundled("bf16")
-    options = {"decoding": "draft_model", "decoding.rule": "ratio", "decoding.length": "auto", **_SAMPLED}
-    _, events = run(model, settings, kinds(2), **options)
-    told = {e.path: e for e in events if isinstance(e, Effective)}
-    for knob in ("fallback", "length"):
-        assert not told[f"decoding.{knob}"].honoured
-        assert "clock" in told[f"decoding.{knob}"].reason
-    greedy = {**options, "sampling.temperature": 0.0}
-    _, events = run(model, settings, kinds(2), **greedy)
-    assert {e.path: e for e in events if isinstance(e, Effective)}["decoding.length"].honoured
-
-
-@pytest.mark.parametrize("method", ["token_recycling", "prompt_lookup", "draft_model", "adaptive_tables"])
-def test_an_adaptive_length_leaves_the_text_alone(bundled: Any, alone: Any, method: str) -> None:
-    settings, model = bundled("bf16")
-    changes = {"decoding": method, "decoding.length": "auto", "decoding.fallback": False}
-    out, events = run(model, settings, kinds(8), **changes)
-    assert out.tokens == alone("bf16")
-    assert all(e.drafted <= changes_rows(settings, changes) for e in events if isinstance(e, Draft))
-    told = [e for e in events if isinstance(e, Effective) and e.path == "decoding.length"][-1]
-    assert told.effective.startswith("auto")
-
-
-def changes_rows(settings: Settings, changes: dict[str, Any]) -> int:
-    return settings.with_(changes).decoding.rows() - 1
-
-
-def test_a_draft_that_is_never_right_is_drafted_for_less(generate: Any, prompts: list[str], small_draft: Path
-                                                         ) -> None:
-    """A random draft of a random target: the chains become short."""
-    options = {"decoding": "draft_model", "decoding__draft": str(small_draft), "decoding__gamma": 8,
-               "decoding__fallback": False, "limits__max_new_tokens": 80}
-    fixed, _ = generate(prompts[:2], limits__batch=2, **options)
-    auto, events = generate(prompts[:2], limits__batch=2, decoding__length="auto", **options)
-    assert auto.tokens == fixed.tokens
-    drafts = [e.drafted for e in events if isinstance(e, Draft)]
-    assert sum(drafts[-20:]) < 0.5 * 8 * 20
-    assert auto.drafted < 0.6 * fixed.drafted
-
-
-def lossless() -> list[str]:
-    """Every method of the catalogue that needs no trained head (tests/heads has those)."""
-    from workbench.techniques.base import family
-    from workbench.techniques.decoding import Speculative
-
-    return [n for n, c in family("decoding").items() if issubclass(c, Speculative) and c.lossless
-            and "head" not in {k.name for k in c.controls()}]
-
-
-@pytest.mark.parametrize("method", lossless())
-def test_any_method_any_pauses_any_lengths(bundled: Any, alone: Any, monkeypatch: pytest.MonkeyPatch, method: str
-                                           ) -> None:
-    """Drafting is switched on and off and its length changed at random: no method may mind."""
-    import random
-
-    from workbench.runtime.draft_length import Lengths
-    from workbench.runtime.pays import Pays
-
-    chance = random.Random(method)
-    monkeypatch.setattr(Pays, "draft", lambda self, sequences: chance.random() < 0.6)
-    monkeypatch.setattr(Lengths, "of", lambda self, sequence: chance.randint(1, 20))
-    settings, model = bundled("bf16")
-    out, events = run(model, settings, kinds(4), decoding=method, **{"decoding.length": "auto"})
-    assert out.tokens == alone("bf16")[:4]
-    assert any(isinstance(e, Phase) and e.phase == "decode" for e in events)
