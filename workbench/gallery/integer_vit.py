@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 PAPER = "I-ViT, arXiv:2207.01405"
-LEFT_OUT = "quantization-aware training: weights are random, so the scales are set, not learned"
+LEFT_OUT = "training: weights are random here; _integer_vit_training.py trains a small one and converts it"
 ONLY_FLOAT32 = "its weights are integers"
 
 _BITS = 8
@@ -84,6 +84,14 @@ class IntegerLinear(nn.Module):
         self.register_buffer("bias", torch.zeros(outer, dtype=torch.int32))
         self.factor = round(self.scale * (1 << _DYADIC))
 
+    @torch.no_grad()
+    def take(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """A float layer's numbers: int8 under one scale, the bias at the scale of the sums."""
+        self.scale = float(weight.abs().max() / 127)
+        self.weight.copy_((weight / self.scale).round().to(torch.int8).t())
+        self.bias.copy_((bias / self.scale * (1 << _ACT)).round().to(torch.int32))
+        self.factor = round(self.scale * (1 << _DYADIC))
+
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """int32 sums."""
         flat = x.to(torch.int8).reshape(-1, x.shape[-1])
@@ -140,9 +148,9 @@ class IntegerViT(nn.Module):
     places: torch.Tensor
 
     def __init__(self, patches: int = 64, dim: int = 96, depth: int = 4, heads: int = 4,
-                 classes: int = 10) -> None:
+                 classes: int = 10, inner: int = 48) -> None:
         super().__init__()
-        self.embed = IntegerLinear(48, dim)
+        self.embed = IntegerLinear(inner, dim)
         self.register_buffer("places", torch.randint(-8, 8, (1, patches, dim), dtype=torch.int32))
         self.blocks = nn.Sequential(*(IntegerBlock(dim, heads) for _ in range(depth)))
         self.norm, self.head = IntegerNorm(), IntegerLinear(dim, classes)
