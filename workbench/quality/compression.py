@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 Emit = Callable[[Event], None]
 TOKENS, ROUNDS = 64, 6
-#: What is compared where nothing is named: each format near 8, 4, 3 and 2 bits.
+#: What is compared where nothing is named: each format near 8, 4, 3 and 2 bits, then what calibrates.
 SCHEMES = ("int8", "w8a8", "fp8", "bfp(mantissa=8)", "rtn(bits=6)", "rtn(bits=5)", "int4", "nf4", "mxfp4",
-           "nvfp4", "nvfp4(scale=ue5m3)", "bfp", "bipolar(bits=4)", "gptq", "awq", "rtn(bits=3)",
-           "bipolar(bits=3)", "gptq(bits=3)", "rtn(bits=2)", "gptq(bits=2)", "bipolar(bits=1)")
+           "nvfp4", "nvfp4(scale=ue5m3)", "bfp", "bipolar(bits=4)", "rtn(bits=3)", "bipolar(bits=3)",
+           "rtn(bits=2)", "bipolar(bits=1)", "gptq", "awq", "gptq(bits=3)", "gptq(bits=2)")
 
 
 @dataclass(frozen=True)
