@@ -28,7 +28,7 @@ Told = Callable[[str, int, int], None]
 
 @dataclass
 class Library:
-    """Two places per layer, attention then feed-forward: ``variants``, and what each is worth, ``choices``."""
+    """Two places per layer, attention then feed-forward: ``variants`` and what each is worth, ``choices``."""
 
     parent: Any
     variants: list[list[Variant]]
