@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from workbench.runtime import load
 from workbench.settings import Settings
 from workbench.store.environment import collect
 
+#: Seconds are those of the wall clock, or of this process on any core (``--clock cpu``).
+CLOCK = "wall"
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {"decoding": "plain"},
     "prompt_lookup": {"decoding": "prompt_lookup", "decoding.fallback": False},
@@ -55,13 +58,21 @@ def prompts(count: int) -> list[str]:
 def once(model: Any, settings: Settings, texts: list[str], changes: dict[str, Any]) -> dict[str, Any]:
     """One run: tokens and seconds of decoding, acceptance, what the schedule and the fallback did."""
     events: list[Any] = []
-    out = model.generate(texts, settings.with_({"limits.batch": len(texts), **changes}), events.append,
-                         lambda: False)
-    start = max(e.end_s for e in events if isinstance(e, Phase) and e.phase == "prefill")
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[CLOCK]
+    times = {"prefill": 0.0, "token": 0.0}
+
+    def emit(event: Any) -> None:
+        if isinstance(event, Phase) and event.phase == "prefill":
+            times["prefill"] = clock()
+        elif isinstance(event, Token):
+            times["token"] = clock()
+        events.append(event)
+
+    out = model.generate(texts, settings.with_({"limits.batch": len(texts), **changes}), emit, lambda: False)
     tokens = [e for e in events if isinstance(e, Token) and e.index > 0]
     said = {e.path: e.effective for e in events if isinstance(e, Effective)}
-    return {"count": len(tokens), "seconds": tokens[-1].t_s - start, "mean_accepted": out.mean_accepted,
-            "tokens": out.tokens, "schedule": said.get("decoding.schedule"),
+    return {"count": len(tokens), "seconds": times["token"] - times["prefill"],
+            "mean_accepted": out.mean_accepted, "tokens": out.tokens, "schedule": said.get("decoding.schedule"),
             "fallback": said.get("decoding.fallback")}
 
 
@@ -117,16 +128,21 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--resume", action="store_true", help="keep the batches that are in the file")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("batch.json"))
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
+                        help="cpu: tokens per second of processor time, for machines that others use too; "
+                             "one thread")
     given = parser.parse_args()
+    globals()["CLOCK"] = given.clock
+    threads = 1 if given.clock == "cpu" else given.threads
     for name in [n for n in METHODS if given.methods and n != "plain" and n not in given.methods]:
         del METHODS[name]
     settings = Settings().with_({
         "model.source": given.model, "weights": given.weights, "limits.max_new_tokens": given.new,
-        "limits.stop_at_eos": False, "telemetry.preset": "off", "compute.threads": given.threads,
+        "limits.stop_at_eos": False, "telemetry.preset": "off", "compute.threads": threads,
         "sampling.temperature": given.temperature})
     model = load(settings, lambda event: None)
     told = {"model": given.model, "weights": given.weights, "new_tokens": given.new,
-            "temperature": given.temperature}
+            "temperature": given.temperature, "clock": given.clock, "threads": threads}
     results: dict[int, dict[str, dict[str, Any]]] = {}
     crossings: dict[str, float | None] = {}
     if given.resume and given.out.exists():
