@@ -72,7 +72,8 @@ def once(model: Any, settings: Settings, texts: list[str], changes: dict[str, An
     tokens = [e for e in events if isinstance(e, Token) and e.index > 0]
     said = {e.path: e.effective for e in events if isinstance(e, Effective)}
     return {"count": len(tokens), "seconds": times["token"] - times["prefill"],
-            "mean_accepted": out.mean_accepted, "tokens": out.tokens, "schedule": said.get("decoding.schedule"),
+            "mean_accepted": out.mean_accepted, "tokens": out.tokens,
+            "schedule": said.get("decoding.schedule"),
             "fallback": said.get("decoding.fallback")}
 
 
