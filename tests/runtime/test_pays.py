@@ -100,6 +100,10 @@ def test_another_batch_is_compared_anew() -> None:
     machine.dearer = 2.6
     machine.run(pays, 100, sequences=8)
     assert not pays.on
+    machine.run(pays, 2000, sequences=8)  # its looks are far apart by now
+    machine.dearer = 1.2
+    machine.run(pays, 60, sequences=2)  # but fewer sequences are looked at soon
+    assert pays.on
 
 
 def test_off_means_always_drafting() -> None:

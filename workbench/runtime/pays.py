@@ -80,6 +80,8 @@ class Pays:
             self._sequences = sequences
             self._plain.clear()
             self._drafted.clear()
+            self._wanted, self._looking = 0, False
+            self._rest = min(self._rest, _LEAST)
         if not self.enabled:
             return True
         if self._wanted > 0:
