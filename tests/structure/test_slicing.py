@@ -64,7 +64,7 @@ def test_a_sliced_folder_opens_and_writes_what_the_modules_say(tiny, tmp_path) -
     from workbench.settings import Settings
 
     model, folder, tokens = tiny
-    made = slicing.slice_model(model, tokens, 0.25)
+    made = slicing.slice_model(model, tokens, 0.2)
     expected = made.model.generate(tokens[:1, :20], max_new_tokens=12, do_sample=False)[0, 20:].tolist()
     out = checkpoint.write(made.model, folder, tmp_path / "sliced", {"slice": 0.25}, dtype=None)
     settings = Settings().with_({"model": str(out), "weights": "fp32", "limits.max_new_tokens": 12,
@@ -77,6 +77,25 @@ def test_a_sliced_folder_opens_and_writes_what_the_modules_say(tiny, tmp_path) -
     finally:
         loaded.close()
     assert got == expected
+
+
+def test_a_width_that_heads_do_not_divide_survives_a_round_trip(tmp_path) -> None:
+    from transformers import AutoConfig
+
+    from workbench.runtime import structured
+
+    assert structured.known(structured.MODEL_TYPE)
+    config = structured.StructuredConfig(
+        vocab_size=50, hidden_size=40, norm_width=48, shortcuts=True, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=8)
+    model = structured.StructuredForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert (again.hidden_size, again.norm_width, again.head_dim) == (40, 48, 8)
+    made = structured.StructuredForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.allclose(made(ids).logits, model(ids).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 3])

@@ -33,7 +33,13 @@ class StructuredConfig(LlamaConfig):
 
     def __init__(self, layer_plan: list[dict[str, Any]] | None = None, norm_width: int | None = None,
                  shortcuts: bool = False, **kwargs: Any) -> None:
+        width = kwargs.get("hidden_size")
+        if width is not None and kwargs.get("head_dim") and kwargs.get("num_attention_heads"):
+            # Llama's config insists that heads divide the stream, which a sliced one is too narrow for.
+            kwargs["hidden_size"] = kwargs["head_dim"] * kwargs["num_attention_heads"]
         super().__init__(**kwargs)
+        if width is not None:
+            self.hidden_size = width
         full = {"attention": "full", "ffn": self.intermediate_size}
         self.layer_plan = layer_plan or [dict(full) for _ in range(self.num_hidden_layers)]
         self.norm_width = norm_width or self.hidden_size

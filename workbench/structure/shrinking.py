@@ -7,6 +7,7 @@ shares keys, so grouped attention stays regular.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +42,9 @@ def choose(config: Any, found: Importance, target: Target) -> Kept:
     """The most important parts of each kind. Raises SettingsError (a size that cannot be)."""
     layers = _size("depth", target.layers, config.num_hidden_layers, 1)
     ffn = _size("ffn", target.ffn, config.intermediate_size, 8)
-    hidden = _size("hidden", target.hidden, config.hidden_size, 8)
     kv = config.num_key_value_heads
     heads = _size("heads", target.heads, config.num_attention_heads, kv)
+    hidden = _size("hidden", target.hidden, config.hidden_size, math.lcm(8, heads))
     kept_layers = tuple(sorted(found.layers.argsort(descending=True, stable=True)[:layers].tolist()))
     groups = found.heads.view(config.num_hidden_layers, kv, -1)
     chosen = [_top(groups[i], heads // kv) + torch.arange(kv)[:, None] * groups.shape[2]
