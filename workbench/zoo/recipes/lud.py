@@ -30,10 +30,10 @@ and name the tokens after the next one. The model itself is untouched (the paper
 it).
 
 Made by `python -m workbench.zoo.recipes.lud`: {steps} steps of {batch} windows of the model's own greedy
-text, cross entropy on lexical units (runs of tokens that the model gave at least {alpha} each). In the last {last}
-steps the embeddings named {hits:.0%} of the units' later tokens right, on training text. How often tokens
-taken ahead agree with one-by-one decoding is counted in every run and shown with the effective settings.
-Licence: that of the repository.
+text, cross entropy on lexical units (runs of tokens that the model gave at least {alpha} each). In the last
+{last} steps the embeddings named {hits:.0%} of the units' later tokens right, on training text. How often
+tokens taken ahead agree with one-by-one decoding is counted in every run and shown with the effective
+settings. Licence: that of the repository.
 """
 
 
