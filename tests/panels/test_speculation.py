@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +126,23 @@ def test_a_live_run_is_drawn(session: Session) -> None:
 def test_every_drafting_panel_tells_plain_runs_what_to_do(plainly: Run) -> None:
     for key in ("speculation_acceptance", "speculation_cost"):
         assert "decoding=" in panel(key).content(plainly).empty
+
+
+def test_what_a_search_found_is_one_click(drafted: Run, plainly: Run, tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.analysis import speculation_found
+
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    before = panel("speculation_cost").content(drafted, plainly)
+    assert any("bench draft" in s for s in before.sentences)
+    place = {"decoding": "prompt_lookup(span=4)", "ratio": 1.75, "ratio_low": 1.5, "ratio_high": 2.0,
+             "per_forward": 2.5, "rounds": 3, "runs": 9}
+    speculation_found.remember(drafted.requested, {"places": [place]})
+    after = panel("speculation_cost").content(drafted, plainly)
+    assert after.tables[-1].rows == [["prompt_lookup(span=4)", 1.75, 1.5, 2.0, 2.5, 3]]
+    assert any("1.75 times plain" in s for s in after.sentences)
+    assert after.actions[0].changes == {"decoding": "prompt_lookup(span=4)"}
+    place["decoding"] = "token_recycling"  # what ran already
+    speculation_found.remember(drafted.requested, {"places": [place]})
+    again = panel("speculation_cost").content(drafted, plainly)
+    assert not any(a.label.startswith("Use") for a in again.actions)

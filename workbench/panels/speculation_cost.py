@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.analysis import speculation as of
 from workbench.analysis import speculation_cost as cost
@@ -41,9 +41,9 @@ def build(run: Run, baseline: Run | None = None) -> Content:
     if found is not None:
         figures.append(charts.break_even(found))
     sentences = [_divided(parts), *_pays(found, run, baseline)]
-    actions = _actions(run, events, others, found)
-    return Content(sentences=sentences, figures=figures, actions=actions,
-                   tables=[_split_table(drawn), _costs_table(events, others)])
+    actions = [*_searched_action(run), *_actions(run, events, others, found)][:3]  # measured ones first
+    return Content(sentences=[*sentences, *_searched(run)], figures=figures, actions=actions,
+                   tables=[_split_table(drawn), _costs_table(events, others), *_searched_table(run)])
 
 
 def _divided(parts: cost.Split) -> str:
@@ -141,6 +141,54 @@ def length_control(run: Run) -> Control | None:
     """The setting that says how many tokens are drafted each time, or None. A copied span's length is a
     limit that the text seldom reaches, so the formula does not apply to it."""
     return next((c for c in run.requested.decoding.controls() if c.name in ("gamma", "window")), None)
+
+
+# -- what a search found ---------------------------------------------------------------------------
+
+
+def _places(run: Run) -> list[dict[str, Any]]:
+    """Of the last search with this model on this machine, best first."""
+    from workbench.analysis.speculation_found import recall
+
+    found = recall(run.requested)
+    return list(found["places"]) if found is not None else []
+
+
+def _searched(run: Run) -> list[str]:
+    places = _places(run)
+    if not places:
+        return ["Which method and length are the fastest here, for your own prompts, is found by `workbench "
+                "bench draft` or workbench.speculation.search(session)."]
+    best = places[0]
+    return [f"The last search on this machine put {best['decoding']} first, at {best['ratio']:.2f} times "
+            f"plain decoding ({best['runs']} pairs measured)."]
+
+
+def _searched_action(run: Run) -> list[Action]:
+    """Apply the search's best, where it beats plain decoding and is not what ran."""
+    places = _places(run)
+    if not places or places[0]["ratio"] < _WORTH or _same(run, places[0]["decoding"]):
+        return []
+    best = places[0]
+    return [Action(f"Use {best['decoding']}", {"decoding": best["decoding"]},
+                   f"the best of the last search here: {best['ratio']:.2f} times plain decoding on the "
+                   "prompts it was given, measured")]
+
+
+def _same(run: Run, decoding: str) -> bool:
+    """Whether the run used this method with these values, whatever it was told about falling back."""
+    chosen = run.requested.with_({"decoding": decoding}).decoding
+    mine = run.requested.decoding
+    names = [c.name for c in chosen.controls() if c.name != "fallback"]
+    return chosen.name() == mine.name() and all(getattr(chosen, n) == getattr(mine, n) for n in names)
+
+
+def _searched_table(run: Run) -> list[Table]:
+    rows: list[list[Cell]] = [[p["decoding"], p["ratio"], p["ratio_low"], p["ratio_high"], p["per_forward"],
+                               p["rounds"]] for p in _places(run)[:8]]
+    return [Table("Found by the last search (measured)", ["method", "x plain", "lower quartile",
+                                                          "upper quartile", "tokens per forward", "rounds"],
+                  rows)] if rows else []
 
 
 # -- tables ----------------------------------------------------------------------------------------
