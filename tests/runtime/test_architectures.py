@@ -77,6 +77,13 @@ def test_an_architecture_decodes_every_way(kind: str, tmp_path: Path) -> None:
     assert tokens([PROMPT], decoding="prompt_lookup") == plain
     assert tokens([PROMPT], decoding="draft_model", decoding__draft=settings.model.source) == plain
     assert tokens([PROMPT, "x"], limits__batch=2)[0] == plain[0]
+    three = [PROMPT, "x", "hello"]
+    alone = [*plain, *(tokens([p])[0] for p in three[1:])]
+    for schedule in ("ragged", "equal", "grouped"):
+        more = {"limits__batch": 3, "decoding__schedule": schedule, "decoding__fallback": False}
+        assert tokens(three, decoding="token_recycling", **more) == alone
+    assert tokens(three, decoding="draft_model", decoding__draft=settings.model.source,
+                  limits__batch=3) == alone
     assert len(tokens([PROMPT], kv="int8")[0]) == 20
 
 

@@ -97,6 +97,7 @@ class FullLayer(CacheLayerMixin):
     def _scatter(self, span: Span, key_states: torch.Tensor, value_states: torch.Tensor
                  ) -> tuple[torch.Tensor, torch.Tensor]:
         """``update`` for sequences of different lengths; a copy where not all take part."""
+        self.check(key_states, value_states, span.end)
         self.keys[span.slots, :, span.columns] = key_states.transpose(1, 2)
         self.values[span.slots, :, span.columns] = value_states.transpose(1, 2)
         self.length = span.end

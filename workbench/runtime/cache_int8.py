@@ -74,6 +74,7 @@ class Int8Layer(FullLayer):
 
     def _scatter(self, span: Span, key_states: torch.Tensor, value_states: torch.Tensor
                  ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.check(key_states, value_states, span.end)
         kept = ((self.keys, self.key_scales, key_states), (self.values, self.value_scales, value_states))
         for codes, scales, states in kept:
             q, scale = quantize(states)
