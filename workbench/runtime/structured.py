@@ -13,6 +13,7 @@ A folder with this ``model_type`` opens like any other. Its config has, beside L
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -47,6 +48,18 @@ class StructuredConfig(LlamaConfig):
         if len(self.layer_plan) != self.num_hidden_layers:
             raise ModelError(f"the config plans {len(self.layer_plan)} layers and has "
                              f"{self.num_hidden_layers}; it is damaged")
+
+
+def _validate(self: Any) -> None:
+    """Llama's own checks, as if the stream had the width that its heads have together."""
+    width, self.hidden_size = self.hidden_size, self.head_dim * self.num_attention_heads
+    try:
+        LlamaConfig.validate(self)  # type: ignore[attr-defined]
+    finally:
+        self.hidden_size = width
+
+
+StructuredConfig.validate = _validate  # type: ignore[attr-defined]
 
 
 class Norm(nn.Module):
@@ -102,7 +115,8 @@ class StructuredLayer(LlamaDecoderLayer):
         if ffn == "linear":
             self.mlp = nn.Linear(width, width, bias=False)
         elif ffn != "none":
-            sized = LlamaConfig(**{**config.to_dict(), "intermediate_size": int(ffn)})
+            sized = copy.copy(config)
+            sized.intermediate_size = int(ffn)
             self.mlp = LlamaMLP(sized)
         self.post_attention_layernorm = None if ffn == "none" else self._norm(config)
         for name in ("attention_shortcut", "mlp_shortcut"):
