@@ -10,6 +10,7 @@ import torch
 from workbench.errors import ModelError
 from workbench.quantized import layouts
 from workbench.quantized.scheme import Scheme, scheme_of
+from workbench.quantized.several import SeveralFile
 from workbench.runtime.checkpoint import Checkpoint
 from workbench.runtime.packed import Packed
 from workbench.runtime.packed_codes import Reordered, module_of
@@ -28,10 +29,12 @@ class File:
         self._first = layouts.FIRST[scheme.format]
 
     @classmethod
-    def of(cls, source: Source) -> File | None:
+    def of(cls, source: Source) -> File | SeveralFile | None:
         """Of a resolved model, or None where its config names no quantization. Raises ModelError."""
         scheme = None if source.random or source.gguf is not None else scheme_of(source.config)
-        return None if scheme is None else cls(source.folder, scheme)
+        if scheme is None or isinstance(scheme, Scheme):
+            return None if scheme is None else cls(source.folder, scheme)
+        return SeveralFile(source.folder, scheme)
 
     def holds(self, name: str) -> bool:
         return f"{name}.{self._first}" in self._files
@@ -75,7 +78,8 @@ class File:
         return None
 
     def describe(self) -> str:
-        return f"as the checkpoint stores them, {self.scheme.describe()}"
+        rounded = "" if self.scheme.symmetric else "; zero points times scales are rounded to bfloat16"
+        return f"as the checkpoint stores them, {self.scheme.describe()}{rounded}"
 
     def close(self) -> None:
         self._files.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ModelError
+
+if TYPE_CHECKING:
+    from workbench.quantized.several import Groups
 
 FORMATS = ("compressed-tensors", "gptq", "awq")
 
@@ -28,8 +31,8 @@ class Scheme:
         return f"{name} file ({self.variant}): {self.bits} bits, {group}, {zero}"
 
 
-def scheme_of(config: dict[str, Any]) -> Scheme | None:
-    """From a parsed config.json; None where nothing is quantized.
+def scheme_of(config: dict[str, Any]) -> Scheme | Groups | None:
+    """From a parsed config.json; None where nothing is quantized, Groups where there are several schemes.
 
     Raises ModelError for a scheme that this reader does not know."""
     found = config.get("quantization_config") or config.get("compression_config")
@@ -62,13 +65,20 @@ def _awq(found: dict[str, Any]) -> Scheme:
     return Scheme("awq", bits, _group(group), not found.get("zero_point", True), variant)
 
 
-def _compressed(found: dict[str, Any]) -> Scheme:
+def _compressed(found: dict[str, Any]) -> Scheme | Groups:
     groups = list((found.get("config_groups") or {}).values())
-    if len(groups) != 1:
-        raise ModelError(f"the compressed-tensors checkpoint has {len(groups)} groups of schemes; only one "
-                         "scheme for all matrices is read")
-    weights, variant = groups[0].get("weights") or {}, str(groups[0].get("format") or found.get("format"))
-    inputs = groups[0].get("input_activations")
+    variants = {str(g.get("format") or found.get("format")) for g in groups}
+    everywhere = len(groups) == 1 and groups[0].get("targets", ["Linear"]) == ["Linear"]
+    if not everywhere or variants == {"float-quantized"}:
+        from workbench.quantized.several import groups_of
+
+        return groups_of(found)
+    return integers_of(groups[0], variants.pop())
+
+
+def integers_of(group: dict[str, Any], variant: str) -> Scheme:
+    """Of one entry of ``config_groups`` with integer weights. Raises ModelError for other kinds."""
+    weights, inputs = group.get("weights") or {}, group.get("input_activations")
     if variant != "pack-quantized" or weights.get("type", "int") != "int" or inputs:
         raise ModelError(f"the compressed-tensors checkpoint is {variant} with {weights.get('type')} weights"
                          f"{' and quantized activations' if inputs else ''}; only pack-quantized integer "
@@ -77,8 +87,8 @@ def _compressed(found: dict[str, Any]) -> Scheme:
     if strategy not in ("group", "channel"):
         raise ModelError(f"the compressed-tensors checkpoint has the strategy {strategy!r}; only group and "
                          "channel are read")
-    group = _group(weights.get("group_size")) if strategy == "group" else 0
-    return Scheme("compressed-tensors", _bits(weights, "num_bits"), group, bool(weights.get("symmetric")),
+    width = _group(weights.get("group_size")) if strategy == "group" else 0
+    return Scheme("compressed-tensors", _bits(weights, "num_bits"), width, bool(weights.get("symmetric")),
                   variant)
 
 
