@@ -106,7 +106,7 @@ def loss_of(model: LlamaForCausalLM, rows: torch.Tensor, masked: torch.Tensor, r
 
 
 def train(recipe: Certainty, log: Any = None, threads: int = 1) -> LlamaForCausalLM:
-    """From the bundled model; ``log`` is an open text file for a JSON line every fifty steps."""
+    """From the bundled model; ``log`` is an open text file for a JSON line every twenty steps."""
     from workbench.diffusion.model import open_model
 
     torch.set_num_threads(threads)
@@ -129,7 +129,7 @@ def train(recipe: Certainty, log: Any = None, threads: int = 1) -> LlamaForCausa
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         stepper.param_groups[0]["lr"] = recipe.lr * rate(step, recipe.steps, recipe.warmup)
         stepper.step()
-        if log is not None and (step + 1) % 50 == 0:
+        if log is not None and ((step + 1) % 20 == 0 or step + 1 == recipe.steps):
             ce, entropy = (sum(v) / len(seen) for v in zip(*seen, strict=True))
             print(json.dumps({"step": step + 1, "ce": round(ce, 4), "entropy": round(entropy, 4),
                               "seconds": round(time.monotonic() - began, 1)}), file=log, flush=True)
@@ -137,8 +137,9 @@ def train(recipe: Certainty, log: Any = None, threads: int = 1) -> LlamaForCausa
     return model.eval()
 
 
-def build(work: Path, recipe: Certainty, out: Path, threads: int = 1) -> Path:
-    """Train and write a model folder to ``out``: weights, tokenizer, manifest, log, a filter of its own."""
+def build(work: Path, recipe: Certainty, out: Path, threads: int = 1, traced: int = 400) -> Path:
+    """Train and write a model folder to ``out``: weights, tokenizer, manifest, log, a filter of its own (for
+    learn2pd, from ``traced`` examples)."""
     from safetensors.torch import save_file
 
     from workbench.diffusion import filter as learnt
@@ -153,7 +154,7 @@ def build(work: Path, recipe: Certainty, out: Path, threads: int = 1) -> Path:
     torch.nn.Module.to(model, torch.bfloat16)  # in place
     model.save_pretrained(out)
     write_tokenizer(out)
-    inputs, labels = learnt.traces(open_model(out), 400, 500_000)
+    inputs, labels = learnt.traces(open_model(out), traced, 500_000)
     save_file({k: v.contiguous() for k, v in learnt.train(inputs, labels).state_dict().items()},
               out / "learn2pd.safetensors")
     (out / "manifest.json").write_text(json.dumps(
