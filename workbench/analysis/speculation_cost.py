@@ -73,7 +73,7 @@ class Costs:
 @dataclass(frozen=True)
 class Method:
     """What one verification of a sequence needs: mean drafted ``nodes``, their mean ``depth``, and the
-    seconds of drafting and of everything else."""
+    seconds of drafting (of the lower quartile, as forwards are) and of everything else."""
 
     nodes: float
     depth: float
@@ -147,9 +147,11 @@ def method(events: Iterable[ev.Event]) -> Method | None:
         return None
     deep = statistics.fmean(max(of.depths(of.parents(d)), default=0) for d in drafts)
     tally = of.tally(listed, "")
+    times = [p.end_s - p.start_s for p in listed if isinstance(p, ev.Phase) and p.phase == "draft"]
+    each = len(drafts) / max(1, len({d.step for d in drafts}))  # sequences that one phase drafted for
     return Method(
         nodes=statistics.fmean(d.drafted for d in drafts), depth=deep,
-        draft_s=parts.draft_ms * 1e-3 * parts.tokens / len(drafts),
+        draft_s=_low(times) / each if times else 0.0,
         rest_s=parts.overhead_ms * 1e-3 * parts.tokens / max(1, tally.verifications + tally.plain))
 
 

@@ -41,7 +41,7 @@ def ribbon(steps: Sequence[Step], title: str = "Token ribbon") -> Figure:
     width = max(len(line) for line in lines)
     pad: list[Any] = [None] * width
     z = [([STATES[c.state][0] for c in line] + pad)[:width] for line in lines]
-    words = [([label(c.text, 10) or "␣" for c in line] + [""] * width)[:width] for line in lines]
+    words = [([_word(c.text) for c in line] + [""] * width)[:width] for line in lines]
     hover = [([_hover(c) for c in line] + [""] * width)[:width] for line in lines]
     traces: list[dict[str, Any]] = [{
         "type": "heatmap", "z": z, "text": words, "texttemplate": "%{text}", "customdata": hover,
@@ -54,6 +54,12 @@ def ribbon(steps: Sequence[Step], title: str = "Token ribbon") -> Figure:
     return figure(traces, title, axis("token of the step, in the order drafted", dtick=1),
                   axis("step", autorange="reversed", type="category"),
                   height=max(240, min(680, 120 + 22 * len(shown))))
+
+
+def _word(text: str) -> str:
+    """Short, with line breaks and blanks to be seen."""
+    seen = text.replace("\n", "⏎")
+    return label(seen if seen.strip() else "␣" * min(4, len(seen)), 10)
 
 
 def _line(cells: Sequence[Cell]) -> list[Cell]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _PLAIN = {"decoding": "plain"}
 #: A change must be worth at least this much to be proposed.
 _WORTH = 1.03
+#: Measured and by the forwards: beyond this ratio of the two a run was disturbed.
+_APART = 1.4
 #: A part of the time that is worth a sentence.
 _MUCH = 0.25
 
@@ -53,14 +55,10 @@ def _divided(parts: cost.Split) -> str:
 
 
 def _pays(found: cost.BreakEven | None, run: Run, baseline: Run | None) -> list[str]:
-    """What the run gained: measured beside a plain baseline, else from the run's own plain steps."""
-    said = []
-    mine = run.metrics.get("tok_per_s")
-    theirs = baseline.metrics.get("tok_per_s") if baseline is not None else None
-    if (baseline is not None and mine is not None and theirs is not None and mine.value and theirs.value
-            and baseline.requested.decoding.name() == "plain"):
-        said.append(f"Measured: {mine.value / theirs.value:.2f} times the tokens per second of "
-                    f"{baseline.label}.")
+    """What the run gained: measured beside a plain baseline, and from its own forwards."""
+    ratio = _measured(run, baseline)
+    said = [] if ratio is None or baseline is None else [
+        f"Measured: {ratio:.2f} times the tokens per second of {baseline.label}."]
     if found is None:
         return [*said, "No plain step was timed in this run, so break-even is not known; run plain decoding "
                        "once and make it the baseline."]
@@ -69,11 +67,24 @@ def _pays(found: cost.BreakEven | None, run: Run, baseline: Run | None) -> list[
                 f"at the {100 * found.acceptance:.0f} % that were right" + (
                     f"; it pays from about {100 * needed:.0f} % on (estimated)." if needed is not None else
                     "; no acceptance would make drafts of this size pay here (estimated)."))
+    if ratio is not None and not 1 / _APART < ratio / found.here < _APART:
+        said.append("The two disagree, so the machine was busy with something else during one of the runs; "
+                    "the forwards' figure is that of undisturbed steps.")
     lost = next((b for b in found.batches if b > found.batch and
                  found.speedup[found.batches.index(b)][_nearest(found.acceptance)] < 1.0), None)
     if found.here >= 1.0 and lost is not None:
         said.append(f"In batches from about {lost} on it would cost more than it gives (estimated).")
     return said
+
+
+def _measured(run: Run, baseline: Run | None) -> float | None:
+    """Tokens per second against a baseline that decoded plainly."""
+    if baseline is None or baseline.requested.decoding.name() != "plain":
+        return None
+    mine, theirs = run.metrics.get("tok_per_s"), baseline.metrics.get("tok_per_s")
+    if mine is None or theirs is None or not mine.value or not theirs.value:
+        return None
+    return float(mine.value / theirs.value)
 
 
 def _nearest(acceptance: float) -> int:
