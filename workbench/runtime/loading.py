@@ -218,21 +218,35 @@ class Filler:
     def fill(self, parked: Any) -> None:
         try:
             layers = {id(m): i for i, m in enumerate(layers_of(self.model))}
+            self._outside(layers)
             for name, module in self._units(layers):
+                if id(module) not in layers:
+                    continue
                 self._check()
-                index = layers.get(id(module), -1)
-                self._fill_unit(name, module, inside=index >= 0)
-                if parked is not None and index >= 0:
+                index = layers[id(module)]
+                self._fill_unit(name, module, inside=True)
+                if parked is not None:
                     parked.put(index, module)
-                if index >= 0:
-                    return_freed(self.device)
+                return_freed(self.device)
                 self._tell(name)
         finally:
             self._tensors.close()
             if self.prepared is not None:
                 self.prepared.close()
-        self._pack_head()
         self._buffers()
+
+    def _outside(self, layers: dict[int, int]) -> None:
+        """What is no layer. The head is the largest matrix: it is packed while nothing else is there yet, and
+        nothing may hold on to the matrix that it was."""
+        for name, module in self._units(layers):
+            if id(module) not in layers:
+                self._check()
+                self._fill_unit(name, module, inside=False)
+                self._tell(name)
+        self._pack_head()
+        kept = {id(p) for p in self.model.parameters()}
+        self._shared = {key: p for key, p in self._shared.items() if id(p) in kept}
+        return_freed(self.device)
 
     def _units(self, layers: dict[int, int]) -> Iterator[tuple[str, nn.Module]]:
         """Decoder layers whole, everything else by module, in module order."""

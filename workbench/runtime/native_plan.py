@@ -62,6 +62,7 @@ class Builder:
 
     def __init__(self, forward: Forward) -> None:
         self._kept: list[Any] = []
+        self._copies: list[torch.Tensor] = []
         config, model = forward.config, forward.model
         self.rotary = model.model.rotary_emb
         heads = config.num_attention_heads
@@ -94,7 +95,7 @@ class Builder:
         """Bytes of the copies that only the plan needs."""
         tables = (self.cos, self.sin) if self.plan.positions else ()
         return sum(t.numel() * t.element_size() for t in
-                   (*tables, *(k for k in self._kept if isinstance(k, torch.Tensor))))
+                   (*tables, *self._copies))
 
     def _layer(self, layer: Any) -> abi.Layer:
         attention = layer.self_attn
@@ -119,7 +120,7 @@ class Builder:
     def _vector(self, tensor: torch.Tensor) -> int:
         """A float32 copy that lives as long as the plan."""
         copy = tensor.detach().float().clone()
-        self._kept.append(copy)
+        self._copies.append(copy)
         return int(copy.data_ptr())
 
     def _address(self, tensor: torch.Tensor) -> int:
