@@ -4,17 +4,19 @@ Speculating pays when a step's tokens per second beat a plain step's:
 
     gain = (tokens per speculative step / tokens per plain step) / (its seconds / a plain step's seconds)
 
-Both kinds of step are timed while decoding. Clearly below 0.98 (by one standard error, as steps give few
-tokens and not always the same) the loop decodes plainly; above 1.03 it speculates again. While it is off, it
-looks again for a few steps now and then, longer while that looks promising, and so seldom that the looks cost
-at most one percent of the plain decoding between them (:meth:`Pays._pause`). Single times are clipped at
-three times their median: a step during which the machine was busy elsewhere says nothing about the method.
+Both kinds of step are timed while decoding. Clearly below 0.98 (by 1.5 standard errors: steps give few
+tokens, and times are noisy) the loop decodes plainly; above 1.03 it speculates again; while it is not clear,
+more plain steps are timed. While it is off, it looks again for a few steps now and then, longer while that
+looks promising, and so seldom that the looks cost at most one percent of the plain decoding between them
+(:meth:`Pays._pause`). Single times are clipped at twice their median: a step during which the machine was
+busy elsewhere says nothing about the method.
 """
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 #: Speculative steps before the first comparison, and of one look while it is off.
@@ -27,6 +29,8 @@ RENEW = 128
 OFF, ON = 0.98, 1.03
 #: Share of the plain decoding that looks may cost.
 BUDGET = 0.01
+#: Standard errors by which a comparison must be clear.
+SURE = 1.5
 _LEAST, _MOST = 32, 4096  # plain steps between two looks
 _KEPT = 32
 
@@ -46,18 +50,28 @@ class _Steps:
         self.seconds.clear()
         self.tokens.clear()
 
+    def _clipped(self) -> list[float]:
+        top = 2 * sorted(self.seconds)[len(self.seconds) // 2]
+        return [min(s, top) for s in self.seconds]
+
     def step_s(self) -> float:
-        """Mean seconds of a step, each clipped at three times the median."""
-        top = 3 * statistics.median(self.seconds)
-        return statistics.fmean(min(s, top) for s in self.seconds)
+        """Mean seconds of a step, each clipped at twice the median."""
+        return sum(self._clipped()) / len(self.seconds)
 
     def step_tokens(self) -> float:
-        return statistics.fmean(self.tokens)
+        return sum(self.tokens) / len(self.tokens)
 
     def error(self) -> float:
-        """Standard error of :meth:`step_tokens`."""
+        """Relative standard error of tokens per second."""
         n = len(self.tokens)
-        return statistics.stdev(self.tokens) / n**0.5 if n > 1 else 0.0
+        return math.hypot(_spread(self._clipped()), _spread(self.tokens)) / math.sqrt(n) if n > 1 else 0.0
+
+
+def _spread(values: Collection[float]) -> float:
+    """Standard deviation over mean. (``statistics.stdev`` is exact and takes as long as a small forward.)"""
+    n = len(values)
+    mean = sum(values) / n
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1)) / mean if mean else 0.0
 
 
 class Pays:
@@ -70,7 +84,8 @@ class Pays:
         self._drafted, self._plain = _Steps(), _Steps()
         self._sequences = 0
         self._wanted = 0  # plain steps to take now, for the comparison
-        self._since = 0  # speculative steps since the plain step's time was renewed
+        self._since = 0  # speculative steps since plain ones were taken
+        self._doubt = False  # the last comparison was not clear
         self._rest = 0  # plain steps until the next look
         self._looking = False
 
@@ -99,11 +114,17 @@ class Pays:
         self._drafted.add(seconds, each)
         self._since += 1
         enough = len(self._drafted.seconds) >= (LOOK if self._looking else FIRST)
-        if enough and (len(self._plain.seconds) < PLAIN or self._since >= RENEW):
+        old = self._since >= RENEW
+        if enough and (len(self._plain.seconds) < PLAIN or old or (self._doubt and self._since >= FIRST)):
+            if old:
+                self._plain.clear()
             self._wanted, self._since = PLAIN, 0
-            self._plain.clear()
             return None
-        return self._decide() if enough else None
+        return self._decide() if enough and len(self._plain.seconds) >= PLAIN and self._turn() else None
+
+    def _turn(self) -> bool:
+        """A look is judged at every step, a run that speculates at every fourth."""
+        return self._looking or self._since % 4 == 0
 
     def _told_plain(self, seconds: float, each: float) -> str | None:
         self._plain.add(seconds, each)
@@ -124,7 +145,9 @@ class Pays:
             return None
         more = drafted.step_tokens() / plain.step_tokens()
         dearer = drafted.step_s() / plain.step_s()
-        self.gain, error = more / dearer, drafted.error() / plain.step_tokens() / dearer
+        self.gain = more / dearer
+        error = SURE * self.gain * math.hypot(drafted.error(), plain.error())
+        self._doubt = self.gain - error < ON and self.gain + error >= OFF
         was = self.on
         if was:
             self.on = self.gain + error >= OFF
