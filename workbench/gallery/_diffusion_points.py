@@ -1,8 +1,9 @@
 """A diffusion model of points in the plane, trained in seconds: what its quantized copies are judged by.
 
 Eight clusters on a circle; a network of the noise level and the point predicts the noise (DDPM,
-arXiv:2006.11239). Sampling is deterministic from given noise (DDIM, arXiv:2010.02502), so a quantized copy's samples can be
-compared with the float model's one by one, which tells more than a distance of distributions.
+arXiv:2006.11239). Sampling is deterministic from given noise (DDIM, arXiv:2010.02502), so a quantized copy's
+samples can be compared with the float model's one by one, which tells more than a distance of
+distributions.
 """
 
 from __future__ import annotations
