@@ -95,6 +95,29 @@ def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
         widen.widen(tmp_path / "nothing", tmp_path / "wide", width=96)
 
 
+def test_a_copys_draft_is_its_sources(tmp_path: Path) -> None:
+    from workbench import zoo
+    from workbench.runtime import load
+    from workbench.settings import Settings
+    from workbench.speculation.measuring import decode
+
+    widen.widen(zoo.path("wb-14m"), tmp_path / "wide", width=768, ff=1024)
+    assert zoo.widened_from(tmp_path / "wide") == "wb-14m"
+    assert zoo.draft_for(str(tmp_path / "wide")) == "wb-1m"
+    assert zoo.draft_for(str(tmp_path)) is None
+    settings = Settings().with_({
+        "model.source": str(tmp_path / "wide"), "decoding": "draft_model(fallback=false)",
+        "limits.max_new_tokens": 24, "sampling.temperature": 0.0, "telemetry.preset": "off",
+        "telemetry.power": False})
+    model = load(settings, lambda event: None)
+    found = decode(model, settings, ["Compute step by step. Start with 12. Then add 7, multiply by 3.\n"])
+    plain = decode(model, settings.with_({"decoding": "plain"}),
+                   ["Compute step by step. Start with 12. Then add 7, multiply by 3.\n"])
+    model.close()
+    assert found.ids == plain.ids
+    assert found.accepted > 5  # it writes what its source writes, so the source's draft is right as often
+
+
 def test_a_cancelled_copy_leaves_no_file(tmp_path: Path) -> None:
     source = small(tmp_path / "source", "llama")
 

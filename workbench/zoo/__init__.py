@@ -75,9 +75,18 @@ def heads() -> Path:
 
 
 def draft_for(name: str) -> str | None:
-    """The bundled draft of a bundled target, or None."""
-    draft = _DRAFTS.get(name)
+    """The bundled draft of a bundled target, or of a widened copy of one (its folder); None for others."""
+    draft = _DRAFTS.get(name) or _DRAFTS.get(widened_from(name) or "")
     return draft if draft in names() else None
+
+
+def widened_from(folder: str | Path) -> str | None:
+    """The model that the one in ``folder`` is a widened copy of (``recipes/widen.py``), or None."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+        return str(config["widened_copy_of"]["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def card(name: str) -> dict[str, Any]:
