@@ -1,4 +1,4 @@
-"""The table of weight schemes of one model, as ``workbench bench compression`` prints it, kept beside this file.
+"""The table of weight schemes of one model, as ``workbench bench compression`` prints it, kept in results/.
 
 Regime: size, quality and calibration are exact for the model and text named; speeds are ratios of runs that
 alternate with the untouched model's (64 greedy tokens from a short prompt, both loaded, two threads), median
