@@ -104,6 +104,13 @@ def float8(weight: torch.Tensor, bias: torch.Tensor | None, kind: str, block: in
     return _module(f"fp8 {kind}", codes, stored, w, lay, bias, "bf16")
 
 
+def float8_codes(codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> Fields:
+    """E4M3 bytes [rows, columns] as a file stores them, with one scale per row [rows] (kept in bfloat16)."""
+    lay = layout.float8("e4m3", 0)
+    stored = F.pad(scale.bfloat16(), (0, -codes.shape[0] % PANEL)).view(-1, PANEL)
+    return _module("fp8 e4m3", codes, stored, codes, lay, bias, "bf16")
+
+
 def _finite(weight: torch.Tensor) -> torch.Tensor:
     w = weight.detach().float()
     if not bool(torch.isfinite(w).all()):
