@@ -8,7 +8,7 @@ blocks of 32 tokens; for ``closed`` a bootstrap over the same blocks. Calibratio
 evaluation text.
 
     python benchmarks/compression/gptq.py                    # prints a table
-    python benchmarks/compression/gptq.py --save             # and writes results/gptq.json
+    python benchmarks/compression/gptq.py --save             # and puts its rows into results/gptq.json
 """
 
 from __future__ import annotations
@@ -57,14 +57,21 @@ def windows(name: str) -> list[torch.Tensor]:
     return found
 
 
-def score(model: Any, texts: list[torch.Tensor], base: Any) -> tuple[np.ndarray, np.ndarray]:
+def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """[tokens - 1, vocabulary] float32."""
+    with torch.inference_mode():
+        found: torch.Tensor = model(ids[None]).logits[0, :-1].float().log_softmax(-1)
+    return found
+
+
+def score(model: Any, texts: list[torch.Tensor], base: list[torch.Tensor]
+          ) -> tuple[np.ndarray, np.ndarray]:
     """Per token but each window's first: negative log-likelihood, and KL from ``base``, nats."""
     nll, kl = [], []
-    with torch.inference_mode():
-        for ids in texts:
-            mine, theirs = (m(ids[None]).logits[0, :-1].float().log_softmax(-1) for m in (model, base))
-            nll.append(-mine.gather(1, ids[1:, None])[:, 0])
-            kl.append((theirs.exp() * (theirs - mine)).sum(-1))
+    for ids, theirs in zip(texts, base, strict=True):
+        mine = log_probabilities(model, ids)
+        nll.append(-mine.gather(1, ids[1:, None])[:, 0])
+        kl.append((theirs.exp() * (theirs - mine)).sum(-1))
     return torch.cat(nll).double().numpy(), torch.cat(kl).double().numpy()
 
 
@@ -99,17 +106,21 @@ def closed(gap: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     return float(1 - gap.mean() / base.mean()), float(drawn.std())
 
 
-def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int
+def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int, methods: list[str]
          ) -> Iterator[dict[str, Any]]:
     settings = Settings().with_({"model.source": name})
     texts = windows(name)
-    original = fresh(name)
-    base, none = score(original, texts, original)
+    untouched = fresh(name)
+    original = [log_probabilities(untouched, ids) for ids in texts]
+    base = -torch.cat([p.gather(1, ids[1:, None])[:, 0] for p, ids in zip(original, texts, strict=True)]
+                      ).double().numpy()
+    none = np.zeros_like(base)
     yield row("float32", base, none, base, base, None, 32.0, 0.0)
     for b in bits:
         for group in groups:
             nearest = None
-            for label, changes in METHODS.items():
+            for label in methods:
+                changes = METHODS[label]
                 # rounding to nearest needs no statistics, so the least text and one pass do
                 light = changes.get("rounding") == "nearest" and not changes.get("scaling")
                 recipe = Recipe(bits=b, group=group, samples=1 if light else samples, length=length,
@@ -143,11 +154,21 @@ def show(r: dict[str, Any]) -> None:
           f"  ({r['calibration_s']} s)", flush=True)
 
 
+def merge(path: Path, about: dict[str, Any], result: dict[str, Any]) -> None:
+    """The row replaces the one of the same scheme."""
+    kept = json.loads(path.read_text())["rows"] if path.is_file() else []
+    found = {(r["bits"], r["group"], r["method"]): r for r in [*kept, result]}
+    ordered = sorted(found.values(), key=lambda r: (-r["bits"], r["group"], r["kl_nats"]))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"about": about, "rows": ordered}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=zoo.DEFAULT)
     parser.add_argument("--bits", default="4,3")
     parser.add_argument("--groups", default="64")
+    parser.add_argument("--methods", help="a part of them, with semicolons; the first is the baseline")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--save", action="store_true")
@@ -157,15 +178,13 @@ def main() -> None:
              "python": platform.python_version(), "torch": torch.__version__,
              "threads": torch.get_num_threads(),
              "note": "calibration_s on a machine with other work; near 0 where the cache had it"}
-    found = []
+    path = Path(__file__).parent / "results" / "gptq.json"
+    methods = args.methods.split(";") if args.methods else list(METHODS)
     for result in rows(args.model, [int(b) for b in args.bits.split(",")],
-                       [int(g) for g in args.groups.split(",")], args.samples, args.length):
-        found.append(result)
+                       [int(g) for g in args.groups.split(",")], args.samples, args.length, methods):
         show(result)
         if args.save:
-            path = Path(__file__).parent / "results" / "gptq.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps({"about": about, "rows": found}, indent=1) + "\n")
+            merge(path, about, result)
 
 
 if __name__ == "__main__":
