@@ -31,7 +31,7 @@ MAY = {
     "zoo": {"errors", "zoo.recipes"}, "zoo.recipes": PURE | {
         "zoo", "heads", "runtime", "settings", "techniques", "diffusion"},
     "heads": PURE | {"runtime", "settings", "zoo", "calibration"},
-    "structure": PURE | {"calibration", "kernels", "quality", "runtime", "settings", "zoo", "zoo.recipes"},
+    "structure": PURE | {"calibration", "kernels", "quality", "quantized", "runtime", "settings", "zoo", "zoo.recipes"},
     "forecast": PURE | {"settings", "techniques", "energy"},
     "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
     "quality": PURE | {"runtime", "settings", "techniques", "zoo", "zoo.recipes"},

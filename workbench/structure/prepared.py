@@ -17,6 +17,7 @@ from workbench.calibration.walk import Pass, walk
 from workbench.errors import ModelError, SettingsError
 from workbench.events import Event, Progress
 from workbench.machine import home
+from workbench.quantized.scheme import scheme_of
 from workbench.runtime.checkpoint import Checkpoint
 from workbench.runtime.packed_sparse import Sparse
 from workbench.runtime.sources import resolve
@@ -130,6 +131,10 @@ def prepare(settings: Settings, recipe: SparseRecipe, emit: Callable[[Event], No
     Shows its progress; stopped, it goes on where it was. Raises ModelError, SettingsError, StoreError,
     Cancelled; the model itself is never touched."""
     source = resolve(settings.model)
+    stored = scheme_of(source.config)
+    if stored is not None and not source.random:
+        raise SettingsError(f"the model in {source.folder} is quantized already ({stored.describe()}); open "
+                            "the original model to prune it")
     about = key_of(settings, recipe, source)  # type: ignore[arg-type]
     folder = home() / "cache" / "calibrated" / digest(about)
     if not (folder / "done").is_file():
