@@ -35,8 +35,8 @@ PROMPT, NEW, MANY, HELD = 32, 96, 3072, 192
 #: What differs from the trainer's plan.
 PLANS = {
     "medusa": train.Plan(steps=600), "clover": train.Plan(steps=240, batch=6),
-    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=450, batch=6),
-    "hidden_transfer": train.Plan(steps=300, batch=6), "ppd": train.Plan(steps=200, batch=6),
+    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=320, batch=6),
+    "hidden_transfer": train.Plan(steps=300, batch=6), "ppd": train.Plan(steps=160, batch=6),
 }
 #: Windows of the text that a head is trained on; the other methods take half.
 WHOLE = ("medusa", "eagle")
