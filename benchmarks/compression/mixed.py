@@ -4,7 +4,7 @@ Regime: quality only. Every configuration's exact values are put into the float3
 same held-out tokens (the bundled evaluation documents, windows of 512), so differences are paired. The
 error map that the plans follow is measured on calibration text. For every uniform scheme: the plan with at
 most its bytes; and, as a control, random mixtures of the same schemes with at most those bytes (greedy
-filling in random order), mean of five. Errors: batch means over blocks of 32 tokens.
+filling in random order). Errors: batch means over blocks of 32 tokens.
 
     python benchmarks/compression/mixed.py                    # prints a table
     python benchmarks/compression/mixed.py --save             # and writes results/mixed.json
@@ -32,7 +32,7 @@ from workbench.sensitivity.measure import error_map
 from workbench.settings import Settings
 from workbench.techniques.weights import Calibrated
 
-WINDOW, RANDOM = 512, 5
+WINDOW, RANDOM = 512, 2
 FAMILIES = {"rounding to nearest": "int8 int4/group=32 int4/group=64 int4/group=128",
             "GPTQ": "int8 gptq/bits=4/group=32 gptq/bits=4/group=64 gptq/bits=4/group=128 "
                     "gptq/bits=3/group=64 gptq/bits=3/group=128 gptq/bits=2/group=64",

@@ -48,8 +48,8 @@ class Case:
 
     def __init__(self) -> None:
         self.model, self.folder = checkpoint.read(MODEL)
-        self.calibration = calibrating.windows(self.folder, self.model.config, 64, 256)
-        self.held = judging.held_out(self.folder, self.model.config)
+        self.calibration = calibrating.windows(self.folder, self.model.config, 32, 256)
+        self.held = judging.held_out(self.folder, self.model.config, 16)
         self.base = judging.judge(self.model, self.held)
 
     def row(self, name: str, made: Any, **more: Any) -> dict[str, Any]:

@@ -114,6 +114,16 @@ def test_a_map_in_the_cache_is_read_not_measured(found: errors.ErrorMap, setting
     assert seen == []
 
 
+def test_a_wider_map_measures_only_what_is_new(found: errors.ErrorMap, settings: Settings) -> None:
+    seen: list[Event] = []
+    wider = error_map(settings, (*METHODS, "int4(group=128)"), seen.append, **SMALL)
+    measured = [e.detail for e in seen if isinstance(e, Progress) and " as " in e.detail]
+    assert len(measured) == len(found.modules)
+    assert all(d.endswith("int4(group=128)") for d in measured)
+    for method in METHODS:
+        assert wider.of(method) == found.of(method)
+
+
 def test_bad_requests_are_one_sentence(home: None, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="more than one matrix"):
         error_map(settings, ("awq",), lambda e: None)

@@ -109,6 +109,18 @@ def newest(settings: Settings) -> ErrorMap | None:
     return load(files[-1]) if files else None
 
 
+def known(settings: Settings, about: dict[str, Any]) -> list[Cell]:
+    """Cells of every finished map of this model that was made the same way."""
+    where, cells = folder(settings), list[Cell]()
+    for path in sorted(where.glob("*.json")) if where.is_dir() else []:
+        try:
+            found = load(path)
+        except StoreError:
+            continue  # of another version
+        cells += found.cells if found.about == about else ()
+    return cells
+
+
 def save(found: ErrorMap, path: Path) -> None:
     """Written beside and renamed: if it is there, it is whole."""
     text = json.dumps({"version": VERSION, "about": found.about, "cells": [asdict(c) for c in found.cells]})

@@ -43,7 +43,8 @@ def error_map(settings: Settings, methods: tuple[str, ...], emit: Emit,
 
     ``tokens`` of text in windows of ``length``, drawn as calibration text is (never evaluation text).
     Emits ``Progress`` ("sensitivity"). Raises SettingsError (a method that does not fit, too little text),
-    ModelError (NaN weights, experts), StoreError, Cancelled; what was measured is kept and gone on from."""
+    ModelError (NaN weights, experts), StoreError, Cancelled; what was measured is kept and gone on from, and
+    what another map of the same text already has is not measured again."""
     if tokens < text.MIN_TOKENS:
         raise SettingsError(f"{tokens} tokens of text are too few to tell matrices apart; take at least "
                             f"{text.MIN_TOKENS}")
@@ -53,7 +54,11 @@ def error_map(settings: Settings, methods: tuple[str, ...], emit: Emit,
     path = errors.place(settings, about, chosen)
     if path.is_file():
         return errors.load(path)
-    work = _Work(settings, chosen, emit, cancelled or (lambda: False), Journal(path), kl)
+    journal = Journal(path)
+    for cell in errors.known(settings, about):
+        if cell.method in chosen:
+            journal.done.setdefault((cell.module, cell.method), cell)
+    work = _Work(settings, chosen, emit, cancelled or (lambda: False), journal, kl)
     try:
         with torch.no_grad():
             work.run(tokens, length, source)
