@@ -9,6 +9,7 @@ from workbench.errors import SettingsError
 from workbench.formats import bfp, blocks, catalog, elements
 from workbench.formats.blocks import Format
 from workbench.formats.scales import Rule
+from workbench.kernels import native
 from workbench.runtime import pack_formats
 from workbench.settings import Settings
 
@@ -80,3 +81,13 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     for text in ("rtn", "nf4", "mxfp4", "fp8", "bfp", "bipolar"):
         with pytest.raises(SettingsError, match="not finite"):
             Settings().with_(weights=text).weights.pack(broken, None)
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not() or "-")
+@pytest.mark.parametrize(("text", "name"), [("nf4", "fields"), ("rtn", "fields"), ("fp8", "float8")])
+def test_profilers_see_the_product_by_name(text: str, name: str) -> None:
+    module = Settings().with_(weights=text).weights.pack(matrix(), torch.zeros(SHAPE[0]))
+    x = torch.randn(2, 3, SHAPE[1]).bfloat16()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert module(x).shape == (2, 3, SHAPE[0])
+    assert f"workbench::{name}_matmul" in {e.name for e in profile.events()}

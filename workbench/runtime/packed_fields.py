@@ -76,7 +76,7 @@ class Fields(Packed):
                             None if self.bias is None else self.bias.to(x.dtype))
         from workbench.kernels.native import ops
 
-        return ops.stored_matmul(x, self)
+        return ops.stored_matmul(x, self.native_weight, self.bias)
 
     def codes(self) -> torch.Tensor:
         """uint8 [rows, columns] without padding."""
