@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-#: Speculative steps before the first comparison, and of one look while it is off.
+#: Speculative steps of one sequence before the first comparison, and of one look while it is off (also the
+#: least before a first comparison: several sequences tell as much in fewer steps).
 FIRST, LOOK = 8, 4
 #: Plain steps of one comparison.
 PLAIN = 3
@@ -113,7 +114,7 @@ class Pays:
             return self._told_plain(seconds, each)
         self._drafted.add(seconds, each)
         self._since += 1
-        enough = len(self._drafted.seconds) >= (LOOK if self._looking else FIRST)
+        enough = len(self._drafted.seconds) >= self._enough()
         old = self._since >= RENEW
         if enough and (len(self._plain.seconds) < PLAIN or old or (self._doubt and self._since >= FIRST)):
             if old:
@@ -121,6 +122,10 @@ class Pays:
             self._wanted, self._since = PLAIN, 0
             return None
         return self._decide() if enough and len(self._plain.seconds) >= PLAIN and self._turn() else None
+
+    def _enough(self) -> int:
+        """Speculative steps that a comparison needs."""
+        return LOOK if self._looking else max(LOOK, -(-FIRST // max(1, self._sequences)))
 
     def _turn(self) -> bool:
         """A look is judged at every step, a run that speculates at every fourth."""
@@ -141,7 +146,7 @@ class Pays:
 
     def _decide(self) -> str | None:
         plain, drafted = self._plain, self._drafted
-        if len(drafted.seconds) < (LOOK if self._looking else FIRST) or len(plain.seconds) < PLAIN:
+        if len(drafted.seconds) < self._enough() or len(plain.seconds) < PLAIN:
             return None
         more = drafted.step_tokens() / plain.step_tokens()
         dearer = drafted.step_s() / plain.step_s()
