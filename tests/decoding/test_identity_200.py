@@ -26,7 +26,7 @@ CASES = [("bf16", 0.0, 1.0), ("bf16", 0.8, 0.3), ("fp32", 0.0, 0.2)]
 def identity(request: pytest.FixtureRequest) -> Iterator[tuple[Identity, float]]:
     weights, temperature, share = request.param
     settings = Settings().with_({
-        "weights": weights, "sampling.temperature": temperature, "seed": 3, "limits.max_new_tokens": 10,
+        "weights": weights, "sampling.temperature": temperature, "seed": 3, "limits.max_new_tokens": 8,
         "telemetry.preset": "off", "telemetry.power": False})
     model = load(settings, lambda event: None)
     yield Identity(model, settings), share

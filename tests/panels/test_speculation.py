@@ -146,3 +146,19 @@ def test_what_a_search_found_is_one_click(drafted: Run, plainly: Run, tmp_path: 
     speculation_found.remember(drafted.requested, {"places": [place]})
     again = panel("speculation_cost").content(drafted, plainly)
     assert not any(a.label.startswith("Use") for a in again.actions)
+
+
+def test_a_search_through_the_sessions_own_engine(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads no second model, leaves no runs behind, and its answer can be applied as it is."""
+    from workbench import speculation
+    from workbench.speculation import searching
+
+    monkeypatch.setattr(searching, "_NEW", 8)
+    before = {r.id for r in session.store.runs()}
+    found = speculation.search(session, ["def f(x):\n"], remember=False,
+                               methods=["prompt_lookup", "token_recycling(nodes=6)"])
+    assert {p.decoding for p in found.places} == {"prompt_lookup", "token_recycling(nodes=6)"}
+    assert all(p.summary.same == p.summary.runs for p in found.places)
+    assert {r.id for r in session.store.runs()} == before
+    chosen = session.settings.with_(found.changes).decoding
+    assert chosen.name() in ("plain", "prompt_lookup", "token_recycling")
