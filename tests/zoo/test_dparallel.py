@@ -16,7 +16,8 @@ from workbench.zoo import list_tasks as tasks
 from workbench.zoo.recipes import dparallel
 from workbench.zoo.recipes.diffusion import _MASK, encode
 
-SMALL = dparallel.Certainty(samples=64, steps=16, batch=32, warmup=2, lr=1e-3)
+SMALL = dparallel.Certainty(samples=64, steps=16, batch=32, warmup=2, lr=1e-3, spread=0.0,
+                            determined=False)
 
 
 @pytest.fixture(scope="module")

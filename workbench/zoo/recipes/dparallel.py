@@ -38,13 +38,16 @@ NAME, BASE = "wb-dlm-dparallel", "wb-dlm"
 @dataclass(frozen=True)
 class Certainty:
     """``start`` numbers the training examples, as in ``workbench.zoo.recipes.diffusion``; ``block`` places of
-    the canvas are learnt at a time."""
+    the canvas are learnt at a time; a share of ``ratio`` +- ``spread`` of them is masked first.
+    ``determined``: only tasks with one right answer; where several are right, certainty is a lie."""
 
     samples: int = 8192
     steps: int = 600
     batch: int = 64
     block: int = 12
     ratio: float = 0.5
+    spread: float = 0.5
+    determined: bool = True
     beta: float = 2.0
     temperature: float = 0.5
     lr: float = 3e-4
@@ -57,10 +60,16 @@ def own_answers(model: LlamaForCausalLM, recipe: Certainty, batch: int = 256
                 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows int64 [samples, L] whose canvases the model filled itself, the surest place at every step, and
     which places are canvas, bool [samples, L]."""
+    from workbench.zoo.list_tasks import DETERMINED, TASKS
+
     rows, places = [], []
     with torch.inference_mode():
         for first in range(0, recipe.samples, batch):
             given, answer = encode(recipe.start + first, min(batch, recipe.samples - first))
+            if recipe.determined:
+                kept = [TASKS[(recipe.start + first + i) % len(TASKS)] in DETERMINED
+                        for i in range(len(given))]
+                given, answer = given[kept], answer[kept]
             rows.append(slowly(model, given.masked_fill(answer, _MASK)))
             places.append(answer)
     return torch.cat(rows).clone(), torch.cat(places)
@@ -87,7 +96,8 @@ def halves(places: torch.Tensor, recipe: Certainty, dice: torch.Generator
     chosen = torch.randint(blocks, (len(places), 1), generator=dice)
     number = (places.cumsum(1) - 1) // recipe.block
     inside, behind = places & (number == chosen), places & (number > chosen)
-    part = torch.rand(places.shape, generator=dice) < recipe.ratio
+    share = recipe.ratio + recipe.spread * (2 * torch.rand(len(places), 1, generator=dice) - 1)
+    part = torch.rand(places.shape, generator=dice) < share
     return behind | (inside & part), behind | (inside & ~part)
 
 
@@ -173,8 +183,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     for name in ("steps", "samples", "block"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Certainty, name))
-    for name in ("beta", "lr", "ratio", "temperature"):
+    for name in ("beta", "lr", "ratio", "spread", "temperature"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Certainty, name))
+    parser.add_argument("--all-tasks", action="store_false", dest="determined",
+                        help="also tasks with several right answers")
     given = vars(parser.parse_args())
     work, out, threads = (given.pop(n) for n in ("work", "out", "threads"))
     print(build(work, Certainty(**given), out, threads))
