@@ -108,3 +108,33 @@ def test_any_method_any_pauses_any_lengths(bundled: Any, alone: Any, method: str
     out, events = run(model, settings, kinds(4), decoding=method, **{"decoding.length": "auto"})
     assert out.tokens == alone("bf16")[:4]
     assert any(isinstance(e, Phase) and e.phase == "decode" for e in events)
+
+
+@pytest.mark.parametrize("schedule", ["ragged", "equal", "grouped"])
+def test_pauses_do_not_leave_stale_padding(generate: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch,
+                                           schedule: str) -> None:
+    """One sequence runs far ahead by drafts, then all decode plainly until the cache is nearly full."""
+    from workbench.runtime.pays import Pays
+    from workbench.techniques.decoding.prompt_lookup import Lookup
+
+    texts = [prompts[2] * 3, "x", prompts[1]]
+    plain, _ = generate(texts, limits__max_new_tokens=90, limits__stop_at_eos=False)
+    longest = plain.tokens[0]
+    real = Lookup.propose
+
+    def clairvoyant(self: Any, tokens: list[int], budget: int) -> Any:
+        found = real(self, tokens, budget)
+        if len(tokens) > 60:  # the long text: its own future
+            done = len(tokens) - (plain.prompt_tokens[0])
+            ahead = longest[done:done + min(8, budget)]
+            return type(found).chain(ahead) if ahead else found
+        return type(found)()
+
+    calls = iter(range(10_000))
+    monkeypatch.setattr(Lookup, "propose", clairvoyant)
+    monkeypatch.setattr(Pays, "draft", lambda self, sequences: next(calls) < 9)
+    assert plain.prompt_tokens[0] > 60
+    out, events = generate(texts, decoding="prompt_lookup", decoding__schedule=schedule, limits__batch=3,
+                           limits__max_new_tokens=90, limits__stop_at_eos=False)
+    assert out.tokens == plain.tokens
+    assert max(e.accepted for e in events if isinstance(e, Draft)) == 8

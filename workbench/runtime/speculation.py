@@ -31,7 +31,6 @@ from workbench.techniques.decoding import Drafters, Proposal
 if TYPE_CHECKING:
     from workbench.techniques.decoding import Decoding
 
-_EMPTY = Proposal()
 #: Separates drafted tokens' texts in the ribbon.
 _MARK = "␟"
 #: Steps that a sequence waits at most for its turn (``grouped``).
@@ -82,6 +81,7 @@ class SpeculativeLoop(Loop):
         if drafting:
             self._draft_and_verify(began)
         else:
+            self._make_room(1)
             self.plain_steps += 1
             self.turns += len(self.active)
             super().advance()
@@ -237,8 +237,7 @@ class SpeculativeLoop(Loop):
         everybody = list(range(len(self.active)))
         if self.align != "grouped":
             return everybody
-        if max(self.bases(everybody)) + self.rows > self.cache.capacity:
-            self.realign()  # a sequence whose padding dates from a longer neighbour has run out of columns
+        self._make_room(self.rows)
         groups: dict[int, list[int]] = {}
         for i, base in zip(everybody, self.bases(everybody), strict=True):
             groups.setdefault(base, []).append(i)
@@ -261,6 +260,11 @@ class SpeculativeLoop(Loop):
             self.realign()
         else:
             self.cache.rewind(max(self.bases(alive)))
+
+    def _make_room(self, rows: int) -> None:
+        """A sequence whose padding dates from a longer neighbour may run out of columns: realign then."""
+        if self.align != "ragged" and max(self.bases(range(len(self.active)))) + rows > self.cache.capacity:
+            self.realign()
 
     def realign(self) -> None:
         """Move every sequence to the right until the longest one's end, with new padding at the left."""
