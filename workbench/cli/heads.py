@@ -26,6 +26,8 @@ def listed(as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for where, root in (("bundled", zoo.heads()), ("trained here", spec.home())):
         for file in sorted(root.glob(f"*/*/{spec.SPEC}")):
+            if file.parent.name not in spec.METHODS:
+                continue
             found = spec.HeadSpec.read(file.parent)
             rows.append({"target": found.target, "method": found.method, "steps": found.steps,
                          "bytes": sum(f.stat().st_size for f in file.parent.glob("*.safetensors")),
