@@ -64,6 +64,14 @@ def test_what_cannot_work_is_left_out_with_its_reason(model: Model) -> None:
     assert [r.method for r in found.rows] == ["plain", "plain"]
 
 
+def test_a_head_that_is_not_there_is_left_out_too(model: Model) -> None:
+    """Settings refuse it before anything runs; the others go on."""
+    base = BASE.with_({"model.source": "/some/model/without/heads"})
+    bench = Benchmark(model, base, ["medusa", "prompt_lookup"], some("math"), repeats=1)
+    assert "medusa" in bench.skipped["medusa"]
+    assert list(bench.settings) == ["plain", "prompt_lookup"]
+
+
 def test_a_method_that_does_not_exist_is_refused(model: Model) -> None:
     with pytest.raises(SettingsError, match="prompt_lookup"):
         Benchmark(model, BASE, ["promt_lookup"], some("math"))

@@ -78,10 +78,7 @@ class Benchmark:
         self.model, self.base, self.repeats, self.batch = model, base, repeats, batch
         self.prompts = {kind: list(rows) for kind, rows in prompts.items()}
         self.told, self.cancelled = told, cancelled
-        self.settings = {PLAIN: base.with_({"decoding": PLAIN})}
-        for method in methods:
-            self.settings[method] = with_method(base, method, fallback)
-        self.skipped: dict[str, str] = {}
+        self.settings, self.skipped = chosen(base, methods, fallback)
         self._state = state
         self._done: dict[str, dict[str, dict[str, Any]]] = {}  # turn -> method -> Decoded and verdict
         self._load()
@@ -196,6 +193,22 @@ class Benchmark:
         part = self._state.with_suffix(f".{os.getpid()}.partial")
         part.write_text(json.dumps({"question": self.question(), "done": self._done}), "utf-8")
         part.replace(self._state)
+
+
+def chosen(base: Settings, methods: Sequence[str], fallback: bool | None
+           ) -> tuple[dict[str, Settings], dict[str, str]]:
+    """(method -> settings, plain decoding first; what cannot be combined with ``base`` -> why). Raises
+    SettingsError for names and values that do not exist."""
+    from workbench.techniques.base import parse
+
+    found, skipped = {PLAIN: base.with_({"decoding": PLAIN})}, dict[str, str]()
+    for method in methods:
+        parse("decoding", method)
+        try:
+            found[method] = with_method(base, method, fallback)
+        except SettingsError as error:
+            skipped[method] = str(error)
+    return found, skipped
 
 
 def with_method(base: Settings, method: str, fallback: bool | None) -> Settings:

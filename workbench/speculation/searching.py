@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import Cancelled, SettingsError, WorkbenchError
-from workbench.speculation.benchmarking import PLAIN, with_method
+from workbench.speculation.benchmarking import PLAIN, chosen
 from workbench.speculation.measuring import Decoded, Summary, summarize
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class Search:
         if not prompts:
             raise SettingsError("there are no prompts to try; name some text like that which you will decode")
         self.decode, self.base, self.prompts, self.told = decode, base, list(prompts), told
-        self.settings = {m: with_method(base, m, False) for m in (PLAIN, *methods)}
-        self.skipped: dict[str, str] = {}
+        self.settings, self.skipped = chosen(base, methods, False)
         self._places: dict[str, Place] = {}
         self._plain: list[float] = []
         self._done = 0
