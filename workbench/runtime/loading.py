@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
 
 Emit = Callable[[Event], None]
+#: Elements of a matrix whose pieces are given back to the OS before the next one is read.
+_LARGE = 1 << 22
 
 
 @dataclass
@@ -264,7 +266,10 @@ class Filler:
         for path, child in list(module.named_modules()):
             full = f"{name}.{path}" if path else name
             if is_matrix(child):
+                large = child.weight.numel() > _LARGE  # type: ignore[operator, union-attr]
                 self._pack(full, child)
+                if large:
+                    return_freed(self.device)
             else:
                 self._own(full, child, inside=True)
         return None
