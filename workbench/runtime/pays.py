@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-#: Speculative steps of one sequence before the first comparison, and of one look while it is off (also the
-#: least before a first comparison: several sequences tell as much in fewer steps).
-FIRST, LOOK = 8, 4
+#: Speculative steps of one sequence before the first comparison, and of one look while it is off; several
+#: sequences tell as much in fewer steps, but two it must be.
+FIRST, LOOK, LEAST = 8, 4, 2
 #: Plain steps of one comparison.
 PLAIN = 3
 #: Speculative steps between two renewals of the plain step's time.
@@ -125,7 +125,7 @@ class Pays:
 
     def _enough(self) -> int:
         """Speculative steps that a comparison needs."""
-        return LOOK if self._looking else max(LOOK, -(-FIRST // max(1, self._sequences)))
+        return max(LEAST, -(-(LOOK if self._looking else FIRST) // max(1, self._sequences)))
 
     def _turn(self) -> bool:
         """A look is judged at every step, a run that speculates at every fourth."""
@@ -171,7 +171,7 @@ class Pays:
 
     def _pause(self, more: float, dearer: float) -> int:
         """Plain steps until the next look, for what a look loses: ``dearer - more`` plain steps each."""
-        steps = len(self._drafted.seconds) if self._looking else LOOK
+        steps = max(len(self._drafted.seconds) if self._looking else 0, LOOK)
         lost = steps * max(0.0, dearer - more)
         return int(min(_MOST, max(_LEAST, lost / BUDGET)))
 
