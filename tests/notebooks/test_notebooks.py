@@ -22,6 +22,8 @@ WANTED = {
     "01_first_run.ipynb": ("The texts are identical.",),  # speculation must not change the text
     "03_launch_bound_or_memory_bound.ipynb": ("host   is the limit", "device-bound from"),
     "02_reading_a_decode_step.ipynb": ("The first cause:", "sum", "Peak by tier and use"),
+    "08_why_is_my_quantized_model_slower.ipynb": ("without a kernel, one row:", "turns at about"),
+    "09_gptq_against_rounding.ipynb": ("GPTQ's output is closer in", "GPTQ closes"),
 }
 
 
