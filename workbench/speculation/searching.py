@@ -125,7 +125,7 @@ class Search:
         self._places: dict[str, Place] = {}
         self._plain: list[float] = []
         self._done = 0
-        self._total = self._generations(len(methods))
+        self._total = self._generations(len(self.settings) - 1)
 
     def run(self) -> Ranking:
         """All rounds. A cancel ends it with what is known so far, unless nothing is: then Cancelled."""
