@@ -26,8 +26,8 @@ from workbench.speculation.prompts import bundled
 from workbench.store.environment import collect
 from workbench.zoo.recipes.widen import widen
 
-METHODS = ("draft_model", "prompt_lookup", "input_copy", "token_recycling", "token_recycling(tree=auto)",
-           "adaptive_tables", "adaptive_tables(tree=auto)", "jacobi")
+METHODS = ("draft_model", "optimal_tree", "prompt_lookup", "input_copy", "token_recycling",
+           "token_recycling(tree=auto)", "adaptive_tables", "medusa", "eagle", "hidden_transfer", "clover")
 WIDTH, INNER = 3072, 4096
 
 
