@@ -24,6 +24,7 @@
 #include "rows.h"
 #include "unpack.h"
 #include "vnni_dots.h"
+#include "float8.h"
 #include "amx_tiles.h"
 #include "amx_panels.h"
 #include "amx_wide.h"
@@ -49,7 +50,7 @@ void by_block(const Job& j, const WbProduct& p, int panel, int end) {
   }
 }
 
-// 8-bit floats are expanded to float32 and multiplied there.
+// 8-bit floats are multiplied in float32; their x is prepared as the portable path does.
 const Path* other() {
   static const Path* const path = portable_path(nullptr);
   return path;
@@ -65,7 +66,7 @@ void prepare_unit(const Job& j, int unit) {
 
 void run(const Job& j, const WbProduct& p, int panel, int end) {
   if (p.weight->kind == WB_BF16) wide(j, p, panel, end);
-  else if (floats(*p.weight)) other()->run(j, p, panel, end);
+  else if (floats(*p.weight)) float8_products(j, p, panel, end);
   else if (p.weight->kind == WB_FIELDS) by_block<WB_FIELDS>(j, p, panel, end);
   else if (p.weight->kind == WB_INT4) by_block<WB_INT4>(j, p, panel, end);
   else by_block<WB_INT8>(j, p, panel, end);

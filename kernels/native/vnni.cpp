@@ -16,6 +16,7 @@
 #include "rows.h"
 #include "unpack.h"
 #include "vnni_dots.h"
+#include "float8.h"
 
 namespace wb {
 namespace {
@@ -35,7 +36,8 @@ void prepare(const Job& j, int unit) {
 }
 
 void run(const Job& j, const WbProduct& p, int panel, int end) {
-  if (wide(j)) other()->run(j, p, panel, end);
+  if (floats(*p.weight)) float8_products(j, p, panel, end);
+  else if (wide(j)) other()->run(j, p, panel, end);
   else if (p.weight->kind == WB_INT4) dot_products<WB_INT4>(j, p, panel, end);
   else if (p.weight->kind == WB_FIELDS) dot_products<WB_FIELDS>(j, p, panel, end);
   else dot_products<WB_INT8>(j, p, panel, end);
