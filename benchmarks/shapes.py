@@ -21,7 +21,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-1.1b": {"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32,
                    "num_key_value_heads": 4, "intermediate_size": 5632, "vocab_size": 32000,
                    "max_position_embeddings": 16384},
-    # The same proportions, small enough for a test of the script.
+    # Llama 3's 8 B: 32 layers of 4096 with 8 KV heads.
+    "llama-8b": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+                 "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256,
+                 "max_position_embeddings": 16384},
+    # The same proportions as the first's, small enough for a test of the script.
     "llama-60m": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
                   "num_key_value_heads": 2, "intermediate_size": 1408, "vocab_size": 32000,
                   "max_position_embeddings": 16384},

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "bf16": {"weights": "bf16"}, "int8": {"weights": "int8", "weights.head": True},
-    "int4": {"weights": "int4", "weights.head": True}}
+    "bf16": {"weights": "bf16"},
+    "int8": {"weights": "int8", "weights.head": True},
+    "int4": {"weights": "int4", "weights.head": True},
+}
 
 _ONE = """
 import json, re, sys
@@ -54,8 +56,13 @@ print("RESULT" + json.dumps({"bare": bare, "loading": loading, "peak": peak(), "
 
 
 def once(folder: Path, changes: dict[str, Any]) -> dict[str, int]:
-    done = subprocess.run([sys.executable, "-c", _ONE, str(folder), json.dumps(changes)], capture_output=True,
-                          text=True, timeout=900, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _ONE, str(folder), json.dumps(changes)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT")]
     if not lines:
         raise SystemExit(done.stderr[-2000:])
@@ -64,7 +71,9 @@ def once(folder: Path, changes: dict[str, Any]) -> dict[str, int]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("folder", type=Path)
     options.add_argument("--variants", nargs="*", default=list(VARIANTS))
     options.add_argument("--save", action="store_true")
@@ -77,12 +86,20 @@ def main() -> None:
         held = row["weights"] + row["kv"]
         row["ratio"] = (row["peak"] - row["bare"]) / held  # type: ignore[assignment]
         rows[name] = row
-        print(f"{name}: weights {row['weights'] / 2**20:.0f} MiB, KV {row['kv'] / 2**20:.0f} MiB, peak above the bare "
-              f"process {(row['peak'] - row['bare']) / 2**20:.0f} MiB: {row['ratio']:.3f} of what is held")
+        print(
+            f"{name}: weights {row['weights'] / 2**20:.0f} MiB, KV {row['kv'] / 2**20:.0f} MiB, peak above the bare "
+            f"process {(row['peak'] - row['bare']) / 2**20:.0f} MiB: {row['ratio']:.3f} of what is held"
+        )
     if given.save:
         out = Path(__file__).with_name("load_memory.json")
-        out.write_text(json.dumps({"command": "benchmarks/runtime/load_memory.py", "rows": rows,
-                                   "environment": collect()}, indent=1, default=str) + "\n")
+        out.write_text(
+            json.dumps(
+                {"command": "benchmarks/runtime/load_memory.py", "rows": rows, "environment": collect()},
+                indent=1,
+                default=str,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":
