@@ -85,7 +85,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     found = [line for rows in args.rows.split(",") for line in measure(int(rows), args.repeats)]
     for line in found:
-        print(f"{line['rows']:3d} rows  {line['scheme']:8s} {line['us']:9.1f} us  {line['x int4']:.2f} x int4")
+        print(f"{line['rows']:3d} rows  {line['scheme']:8s} {line['us']:9.1f} us "
+              f"{line['x int4']:6.2f} x int4")
     if args.out:
         about = {"isa": native.isa(), "threads": args.threads, "torch": torch.__version__,
                  "python": platform.python_version(), "load": os.getloadavg()[0]}
