@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.decode [--shapes llama-1.1b llama-8b] [--context 512] [--out FILE.json]
 
-Weights are random and never on disk (``model.weights=random``): speed does not depend on their values. Both ways
-take turns; the floor is bytes of all matrices and of the cache over the bandwidth read in the same run.
+Weights are random and never on disk (``model.weights=random``): speed does not depend on their values. Both
+ways take turns; the floor is bytes of all matrices and of the cache over the bandwidth read in the same run.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def main() -> None:
                 Subject(shape, name, given.context, given.device), given.rounds, given.steps, speed
             )
             print(
-                f"{shape} {name}: {1 / statistics.median(row['graphs_s']):.1f} tok/s, {row['of_floor']:.2f} of the "
+                f"{shape} {name}: {1 / statistics.median(row['graphs_s']):.1f} tok/s, {row['of_floor']:.2f} of "
+                "the "
                 f"floor, graphs x{row['ratio']:.2f}"
             )
     if given.out:

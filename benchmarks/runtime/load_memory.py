@@ -87,7 +87,8 @@ def main() -> None:
         row["ratio"] = (row["peak"] - row["bare"]) / held  # type: ignore[assignment]
         rows[name] = row
         print(
-            f"{name}: weights {row['weights'] / 2**20:.0f} MiB, KV {row['kv'] / 2**20:.0f} MiB, peak above the bare "
+            f"{name}: weights {row['weights'] / 2**20:.0f} MiB, KV {row['kv'] / 2**20:.0f} MiB, peak above "
+            "the bare "
             f"process {(row['peak'] - row['bare']) / 2**20:.0f} MiB: {row['ratio']:.3f} of what is held"
         )
     if given.save:
