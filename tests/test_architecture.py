@@ -23,7 +23,8 @@ MAY = {
     "errors": set(), "units": set(), "events": {"errors", "units"},
     "gguf": {"errors", "units"}, "formats": {"errors"},
     "shape": {"errors", "units", "gguf"}, "machine": {"errors", "units"},
-    "techniques": {"sensitivity", "errors", "units", "shape", "machine", "settings", "runtime", "kernels", "zoo",
+    "techniques": {"sensitivity", "errors", "units", "shape", "machine", "settings", "runtime", "kernels",
+                   "zoo",
                    "calibration", "formats", "heads", "structure", "events"},
     "calibration": PURE | {"formats", "runtime", "settings", "techniques", "kernels", "quantized", "zoo",
                            "zoo.recipes"},
@@ -31,9 +32,11 @@ MAY = {
     "zoo": {"errors", "zoo.recipes"}, "zoo.recipes": PURE | {
         "zoo", "heads", "runtime", "settings", "techniques", "diffusion"},
     "heads": PURE | {"runtime", "settings", "zoo", "calibration"},
-    "structure": PURE | {"calibration", "kernels", "quality", "quantized", "runtime", "settings", "zoo", "zoo.recipes"},
+    "structure": PURE | {"calibration", "kernels", "quality", "quantized", "runtime", "settings", "zoo",
+                         "zoo.recipes"},
     "forecast": PURE | {"settings", "techniques", "energy"},
-    "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques", "zoo"},
+    "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques",
+                       "zoo"},
     "quality": PURE | {"runtime", "settings", "techniques", "zoo", "zoo.recipes"},
     "sensitivity": PURE | {"calibration", "quality", "runtime", "settings", "techniques", "zoo"},
     "quantized": PURE | {"calibration", "kernels", "runtime", "settings", "techniques"},
@@ -59,7 +62,8 @@ MAY = {
     "energy": PURE | {"analysis", "telemetry"},
     "diffusion": {"errors", "techniques", "zoo"},
     "traces": {"errors", "analysis", "charts", "store"},
-    "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store", "energy", "traces"},
+    "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store",
+                      "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
     "cli": VIEW | {"structure", "calibration", "speculation", "sensitivity", "quantized", "quality",
                    "engine.client", "engine.remote", "report", "apps", "fingerprint"},
@@ -71,9 +75,11 @@ HEAVY = {"torch", "transformers", "triton", "polars", "plotly", "panel", "ipywid
          "bokeh", "anywidget"}
 #: Parts that may import heavy packages at module level, and which.
 HEAVY_ALLOWED = {
-    "calibration": {"torch"}, "structure": {"torch"}, "heads": {"torch"}, "formats": {"torch"}, "traces": {"polars"},
+    "calibration": {"torch"}, "structure": {"torch"}, "heads": {"torch"}, "formats": {"torch"},
+    "traces": {"polars"},
     "kernels": {"torch", "triton"}, "runtime": {"torch", "transformers"}, "diffusion": {"torch"},
-    "quality": {"torch"}, "sensitivity": {"torch"}, "quantized": {"torch"}, "telemetry": {"torch"}, "gallery": {"torch"}, "analysis": set(),
+    "quality": {"torch"}, "sensitivity": {"torch"}, "quantized": {"torch"}, "telemetry": {"torch"},
+    "gallery": {"torch"}, "analysis": set(),
     "charts": set(), "zoo.recipes": {"torch", "transformers"},
     "widgets": {"ipywidgets", "plotly", "IPython", "anywidget"}, "apps": {"panel", "bokeh", "plotly"},
 }

@@ -134,7 +134,8 @@ def main() -> None:
                 Subject(shape, name, given.context, given.device), given.rounds, given.steps, speed
             )
             print(
-                f"{shape} {name}: {1 / statistics.median(row['graphs_s']):.1f} tok/s, {row['of_floor']:.2f} of "
+                f"{shape} {name}: {1 / statistics.median(row['graphs_s']):.1f} tok/s, "
+                f"{row['of_floor']:.2f} of "
                 "the "
                 f"floor, graphs x{row['ratio']:.2f}"
             )
