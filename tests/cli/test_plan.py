@@ -59,3 +59,13 @@ def test_the_second_budget_and_times_measured_here(capsys: pytest.CaptureFixture
 def test_bad_requests(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["plan", "wb-1m", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("weights", "kind"), [
+    ("bf16", "q8_0"), ("int8", "q8_0"), ("int4", "q4_1"), ("int4(symmetric=true)", "q4_0"), ("fp32", "f32"),
+    ("rtn(bits=5)", "q5_0"), ("gptq(symmetric=true)", "q4_0")])
+def test_gguf_blocks_follow_the_weights_setting(weights: str, kind: str) -> None:
+    from workbench.cli.gguf import matching
+
+    technique = Settings().with_(weights=weights).weights
+    assert matching(technique.name(), technique.to_dict()) == kind
