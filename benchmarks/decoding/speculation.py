@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--fallback", action="store_true", help="methods may decode plainly, as runs do")
+    parser.add_argument("--kinds", nargs="+", help="of prompts (default: all)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
+                        help="cpu: seconds of this process, one thread: for a machine that others use")
     parser.add_argument("--seconds", type=float, default=170.0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -55,9 +58,11 @@ def main() -> None:
     base = Settings().with_({
         "model.source": str(target(given.folder)), "weights": given.weights, "telemetry.preset": "off",
         "telemetry.power": False, "limits.max_new_tokens": given.new, "limits.stop_at_eos": False,
-        "sampling.temperature": 0.0})
+        "sampling.temperature": 0.0, "compute.threads": 1 if given.clock == "cpu" else 0})
+    texts = bundled(given.each)
+    texts = {k: texts[k] for k in given.kinds or texts}
     model = load(base, lambda event: None)
-    bench = Benchmark(model, base, given.methods, bundled(given.each), repeats=given.repeats,
+    bench = Benchmark(model, base, given.methods, texts, repeats=given.repeats, clock=given.clock,
                       fallback=None if given.fallback else False,
                       state=given.out.with_name(given.out.name + ".state"),
                       cancelled=lambda: time.monotonic() - began > given.seconds)
@@ -69,8 +74,8 @@ def main() -> None:
     given.out.write_text(json.dumps(clean({
         "target": json.loads((given.folder / "config.json").read_text("utf-8"))["widened_copy_of"],
         "parameters": model.shape.parameters, "executor": model.forward.describe(), "settings": settings,
-        "fallback": given.fallback, "complete": whole, "environment": collect(), **found.to_dict()}),
-        indent=1, default=str) + "\n", "utf-8")
+        "clock": given.clock, "fallback": given.fallback, "complete": whole, "environment": collect(),
+        **found.to_dict()}), indent=1, default=str) + "\n", "utf-8")
     for row in found.rows:
         if row.kind == "all":
             s = row.summary

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_CLOCKS = {"wall": "Seconds on the wall.",
+           "cpu": "Seconds of the process (one thread), because others used the machine."}
+
 
 def table(data: dict[str, Any], name: str) -> str:
     """One line per method over all kinds, then the ratios by kind."""
@@ -18,6 +21,7 @@ def table(data: dict[str, Any], name: str) -> str:
     head = f"## {name}: weights {weights}, {settings['limits']['max_new_tokens']} new tokens, greedy\n\n"
     if "parameters" in data:
         head += (f"{data['parameters'] / 1e6:.0f} M parameters, {data.get('executor', '')}. "
+                 f"{_CLOCKS[data.get('clock', 'wall')]} "
                  f"{'' if data.get('complete', True) else 'Incomplete. '}\n\n")
     rows = {(r["method"], r["kind"]): r for r in data["rows"]}
     methods = list(dict.fromkeys(r["method"] for r in data["rows"] if r["method"] != "plain"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_a_head_that_is_not_there_is_left_out_too(model: Model) -> None:
     bench = Benchmark(model, base, ["medusa", "prompt_lookup"], some("math"), repeats=1)
     assert "medusa" in bench.skipped["medusa"]
     assert list(bench.settings) == ["plain", "prompt_lookup"]
+
+
+def test_the_processs_clock(model: Model) -> None:
+    """Sleeping neighbours do not count: the CPU's seconds are at most the wall's, with one thread."""
+    from workbench.speculation.measuring import decode
+
+    settings = BASE.with_({"compute.threads": 1, "limits.max_new_tokens": 40})
+    began = time.perf_counter()
+    found = decode(model, settings, ["Compute step by step."], clock="cpu")
+    assert 0 < found.seconds <= (time.perf_counter() - began) * 1.1
+    with pytest.raises(SettingsError, match="sundial"):
+        Benchmark(model, BASE, [], some("math"), clock="sundial")
 
 
 def test_a_method_that_does_not_exist_is_refused(model: Model) -> None:

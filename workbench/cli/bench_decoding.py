@@ -42,13 +42,15 @@ _COLUMNS = ["kind", "length", "fwd/tok", "kept %", "x plain", "quartiles", "draf
 @click.option("--repeats", "-r", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--fallback/--no-fallback", default=False, show_default=True,
               help="let methods decode plainly while they do not pay, as runs do")
+@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True,
+              help="cpu: seconds of this process, for a machine that others use; give --threads 1")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
               help="write the JSON there; a benchmark that was interrupted goes on from FILE.state")
 @settings_options
 def command(source: str | None, methods: str | None, folder: Path | None, kinds: str | None,
-            each: int | None, new_tokens: int, repeats: int, fallback: bool, as_json: bool, out: Path | None,
-            **options: Any) -> None:
+            each: int | None, new_tokens: int, repeats: int, fallback: bool, clock: str, as_json: bool,
+            out: Path | None, **options: Any) -> None:
     """Accepted length, forwards per token, tok/s against plain decoding, memory, and whether the text is
     the same, of every drafting METHOD on every kind of prompt. Greedy unless --temperature is given.
 
@@ -61,11 +63,11 @@ def command(source: str | None, methods: str | None, folder: Path | None, kinds:
     names = _methods(methods)
     with loaded(base) as model, progress() as told:
         bench = Benchmark(model, base, names, texts, repeats=repeats, batch=base.limits.batch,
-                          fallback=None if fallback else False,
+                          fallback=None if fallback else False, clock=clock,
                           state=out.with_name(out.name + ".state") if out else None, told=told)
         found = bench.run()
-    data = {"settings": base.to_dict(), "fallback": fallback, "repeats": repeats, "environment": collect(),
-            **found.to_dict()}
+    data = {"settings": base.to_dict(), "fallback": fallback, "repeats": repeats, "clock": clock,
+            "environment": collect(), **found.to_dict()}
     if out:
         out.write_text(json.dumps(clean(data), indent=1, default=str) + "\n", "utf-8")
         out.with_name(out.name + ".state").unlink(missing_ok=True)

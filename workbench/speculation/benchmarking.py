@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import Cancelled, SettingsError, WorkbenchError
+from workbench.errors import Cancelled, SettingsError, WorkbenchError, one_of
 from workbench.speculation import equality
-from workbench.speculation.measuring import Decoded, Summary, decode, summarize
+from workbench.speculation.measuring import CLOCKS, Decoded, Summary, decode, summarize
 
 if TYPE_CHECKING:
     from workbench.runtime.model import Model
@@ -64,18 +64,22 @@ class Results:
 
 class Benchmark:
     """``methods``: names with arguments, as ``decoding=`` takes them. ``told(done, total, what)``.
+    ``clock``: ``wall``, or ``cpu`` for a busy machine (the process's seconds; use one thread).
 
     ``fallback``: whether methods may fall back to plain decoding where they do not pay (None: as they are
     set); the ratio of a method that fell back says little about the method."""
 
     def __init__(self, model: Model, base: Settings, methods: Sequence[str],
                  prompts: Mapping[str, Sequence[Prompt]], *, repeats: int = 2, batch: int = 1,
-                 fallback: bool | None = False, state: Path | None = None,
+                 fallback: bool | None = False, state: Path | None = None, clock: str = "wall",
                  told: Callable[[int, int, str], None] = lambda done, total, what: None,
                  cancelled: Callable[[], bool] = lambda: False) -> None:
         if not prompts or not all(prompts.values()):
             raise SettingsError("there are no prompts to decode; name kinds that have some")
+        if clock not in CLOCKS:
+            raise SettingsError(one_of("clock", clock, list(CLOCKS)))
         self.model, self.base, self.repeats, self.batch = model, base, repeats, batch
+        self.clock = clock
         self.prompts = {kind: list(rows) for kind, rows in prompts.items()}
         self.told, self.cancelled = told, cancelled
         self.settings, self.skipped = chosen(base, methods, fallback)
@@ -129,7 +133,8 @@ class Benchmark:
                 self.skipped[method] = str(error)
 
     def _decode(self, method: str, prompts: Sequence[Prompt]) -> Decoded:
-        return decode(self.model, self.settings[method], [p.text for p in prompts], self.cancelled)
+        return decode(self.model, self.settings[method], [p.text for p in prompts], self.cancelled,
+                      self.clock)
 
     def _judge(self, kept: dict[str, dict[str, Any]], prompts: Sequence[Prompt]) -> None:
         """Outputs that are not plain's go before the plain target, token by token."""
@@ -172,7 +177,7 @@ class Benchmark:
 
     def question(self) -> str:
         """What is being measured; another question does not go on from this one's state."""
-        about = {"base": self.base.to_dict(), "batch": self.batch,
+        about = {"base": self.base.to_dict(), "batch": self.batch, "clock": self.clock,
                  "methods": {m: s.decoding.to_dict() for m, s in self.settings.items()},
                  "prompts": {k: [p.text for p in rows] for k, rows in self.prompts.items()}}
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,11 +40,18 @@ class Decoded:
         return asdict(self)
 
 
+#: Name -> seconds. ``cpu``: of all threads of this process; with one thread it is the time that a machine
+#: with nothing else to do would take, but for what neighbours take of its caches and memory.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
 def decode(model: Model, settings: Settings, prompts: Sequence[str],
-           cancelled: Callable[[], bool] = lambda: False) -> Decoded:
+           cancelled: Callable[[], bool] = lambda: False, clock: str = "wall") -> Decoded:
     """Continue ``prompts`` as one batch. Raises what ``Model.generate`` raises, Cancelled too."""
     seen: list[ev.Event] = []
-    model.generate(list(prompts), settings, seen.append, cancelled)
+    now = CLOCKS[clock]
+    zero = now()
+    model.generate(list(prompts), settings, seen.append, cancelled, clock=lambda: now() - zero)
     return counted(seen, len(prompts), settings.decoding.name() == "plain")
 
 
