@@ -65,7 +65,7 @@ MAY = {
     "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store",
                       "energy", "traces"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
-    "cli": VIEW | {"structure", "calibration", "speculation", "sensitivity", "quantized", "quality",
+    "cli": VIEW | {"structure", "heads", "calibration", "speculation", "sensitivity", "quantized", "quality",
                    "engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.

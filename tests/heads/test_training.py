@@ -160,3 +160,21 @@ def test_bad_orders_are_one_sentence(opened: Any, changes: dict[str, Any], order
     given = {"method": "medusa", "steps": 2, "windows": 24, "prompt": 8, "new": 16, "batch": 4, **order}
     with pytest.raises(SettingsError, match=says):
         train_head(settings.with_(changes), Order(**given))
+
+
+def test_dovetails_head_starts_as_the_eagle_head(learned: Any) -> None:
+    """Its second layer is the identity, its first the other's; near zero the gate is the matrix."""
+    _, target, _ = learned
+    torch.manual_seed(2)
+    eagle, head = (files.build(files.default_spec(m, target, "test")) for m in ("eagle", "dovetail"))
+    with torch.no_grad():
+        eagle.fuse.both.bias.zero_()
+    head.begin_as(eagle)
+    state, token = torch.randn(1, 6, 128) * 1e-3, torch.randn(1, 6, 128) * 1e-3
+    places = torch.arange(6)
+    with torch.no_grad():
+        mixed = head.fuse(state, token)
+        torch.testing.assert_close(mixed, eagle.fuse(state, token), atol=2e-5, rtol=0.05)
+        assert torch.equal(head.layers[1](mixed, places), mixed)
+        found, wanted = head(state, token, places), eagle(state, token, places)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0.05)

@@ -65,6 +65,22 @@ class Eagle(Head):
             Layer(spec.hidden, o["heads"], o["kv_heads"], o["inner"], first_norm=i > 0)
             for i in range(o["layers"]))
 
+    def begin_as(self, other: Eagle) -> None:
+        """Start from a trained head with linear fusion and one layer: its layer first, further layers as
+        identities, the gate half open (SiLU(x) is about x / 2 near zero)."""
+        assert isinstance(self.fuse, Gate)
+        assert isinstance(other.fuse, Linear)
+        width = self.spec.hidden
+        self.layers[0].load_state_dict(other.layers[0].state_dict())
+        with torch.no_grad():
+            for name, values in self.layers[1:].named_parameters():
+                if name.endswith(("out.weight", "down.weight")):
+                    values.zero_()
+            self.fuse.token.weight.copy_(4 * other.fuse.both.weight[:, :width])
+            self.fuse.state.weight.copy_(2 * other.fuse.both.weight[:, width:])
+            self.fuse.gate.weight.mul_(0.1)
+            self.fuse.gate.bias.zero_()
+
     def forward(self, state: torch.Tensor, token: torch.Tensor, places: torch.Tensor,
                 mask: torch.Tensor | None = None, memories: list[Memory] | None = None) -> torch.Tensor:
         """Features and the next token's embedding [B, n, hidden] -> features of that token [B, n, hidden]."""

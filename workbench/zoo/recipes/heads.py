@@ -23,7 +23,7 @@ import torch
 
 from workbench import zoo
 from workbench.heads import files, measure, text, train
-from workbench.heads.spec import METHODS
+from workbench.heads.spec import METHODS, SPEC
 from workbench.heads.target import Target
 from workbench.zoo.recipes import publish
 from workbench.zoo.recipes.recipe import MIX, TARGET
@@ -35,7 +35,7 @@ PROMPT, NEW, MANY, HELD = 32, 96, 3072, 192
 #: What differs from the trainer's plan.
 PLANS = {
     "medusa": train.Plan(steps=600), "clover": train.Plan(steps=240, batch=6),
-    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=320, batch=6),
+    "eagle": train.Plan(steps=900), "dovetail": train.Plan(steps=140, batch=6),
     "hidden_transfer": train.Plan(steps=300, batch=6), "ppd": train.Plan(steps=160, batch=6),
 }
 #: Windows of the text that a head is trained on; the other methods take half.
@@ -116,6 +116,7 @@ def build(method: str, folder: Path, out: Path, model: Any, *, plan: train.Plan 
     spec = files.default_spec(method, target, name)
     torch.manual_seed(plan.seed)
     head = files.build(spec)
+    start = _begin(head, out.parent / "eagle") if method == "dovetail" else ""
     many = MANY if method in WHOLE else MANY // 2
     learn, rest = states(model, folder, "train", many), states(model, folder, "held")
     learned, held = learn.tokens, rest.tokens
@@ -125,7 +126,7 @@ def build(method: str, folder: Path, out: Path, model: Any, *, plan: train.Plan 
     hits = measure.rank_hits(head, target, rest)
     spec = files.measured(spec, hits=hits, provenance={
         "recipe": f"python -m workbench.zoo.recipes.heads {method}", "plan": plan.to_dict(),
-        "rate": train.RATES.get(method, plan.rate), "final": final,
+        "start": start, "rate": train.RATES.get(method, plan.rate), "final": final,
         "text": {"windows": len(learned), "tokens": learned.numel(), "prompt": PROMPT,
                  "sha256": hashlib.sha256(learned.numpy().astype(np.uint16).tobytes()).hexdigest()},
         "held_out": {"windows": len(held), "tokens": held.numel()},
@@ -136,6 +137,15 @@ def build(method: str, folder: Path, out: Path, model: Any, *, plan: train.Plan 
     (out / "training_log.jsonl").write_text(publish.thinned(log), "utf-8")
     (out / "README.md").write_text(card(spec, sum(p.numel() for p in head.parameters())), "utf-8")
     return out
+
+
+def _begin(head: Any, eagle: Path) -> str:
+    """Dovetail's head starts from the EAGLE-style head where there is one: it is that head, deeper."""
+    if not (eagle / SPEC).is_file():
+        return ""
+    _, other = files.load(eagle, torch.device("cpu"), torch.float32)
+    head.begin_as(other)
+    return "from the trained eagle head's layer; the second layer as an identity"
 
 
 def baseline(learned: torch.Tensor, held: torch.Tensor, steps: int, told: bool) -> list[float]:
@@ -181,9 +191,14 @@ def card(spec: Any, parameters: int, table: str = "") -> str:
         + "\n".join(rows) + f"\n{table}\n## Training\n\n`{p['recipe']}`: {p['plan']['steps']} steps of "
         f"{p['plan']['batch']} windows, AdamW, rate {p['rate']}, seed {p['plan']['seed']}, drawn from "
         f"{p['text']['windows']:,} windows ({p['text']['tokens']:,} tokens) of the target's own "
-        f"continuations of its training text. Final loss {p['final']['loss']} nats, {p['seconds']} s on "
-        f"{p['environment']['threads']} thread(s). sha256 of the text `{p['text']['sha256'][:16]}…`, "
+        f"continuations of its training text{_started(p)}. Final loss "
+        f"{p['final']['loss']} nats, {p['seconds']} s on {p['environment']['threads']} thread(s). sha256 of the text `{p['text']['sha256'][:16]}…`, "
         f"torch {p['environment']['torch']}.\n")
+
+
+def _started(provenance: dict[str, Any]) -> str:
+    start = provenance.get("start", "")
+    return f", {start}" if start else ""
 
 
 def main() -> None:
