@@ -191,9 +191,9 @@ def card(spec: Any, parameters: int, table: str = "") -> str:
         + "\n".join(rows) + f"\n{table}\n## Training\n\n`{p['recipe']}`: {p['plan']['steps']} steps of "
         f"{p['plan']['batch']} windows, AdamW, rate {p['rate']}, seed {p['plan']['seed']}, drawn from "
         f"{p['text']['windows']:,} windows ({p['text']['tokens']:,} tokens) of the target's own "
-        f"continuations of its training text{_started(p)}. Final loss "
-        f"{p['final']['loss']} nats, {p['seconds']} s on {p['environment']['threads']} thread(s). sha256 of the text `{p['text']['sha256'][:16]}…`, "
-        f"torch {p['environment']['torch']}.\n")
+        f"continuations of its training text{_started(p)}. Final loss {p['final']['loss']} nats, "
+        f"{p['seconds']} s on {p['environment']['threads']} thread(s). sha256 of the text "
+        f"`{p['text']['sha256'][:16]}…`, torch {p['environment']['torch']}.\n")
 
 
 def _started(provenance: dict[str, Any]) -> str:
