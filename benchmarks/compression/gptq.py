@@ -143,7 +143,7 @@ def row(label: str, nll: np.ndarray, kl: np.ndarray, base: np.ndarray, nearest: 
     return {"method": label, "bits": recipe.bits if recipe else 32, "group": recipe.group if recipe else 0,
             "bits_per_weight": width, "perplexity": float(np.exp(nll.mean())), "tokens": len(nll),
             "kl_nats": divergence, "kl_se": divergence_se, "gap_nats": gap, "gap_se": gap_se,
-            "closed": share, "closed_se": share_se,
+            "closed": share, "closed_se": share_se, "samples": recipe.samples if recipe else 0,
             "calibration_s": round(seconds, 1)}
 
 
