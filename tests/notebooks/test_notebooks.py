@@ -21,6 +21,7 @@ WANTED = {
     "07_trees.ipynb": ("The texts are identical.", "The text is identical.", "auto:"),
     "01_first_run.ipynb": ("The texts are identical.",),  # speculation must not change the text
     "03_launch_bound_or_memory_bound.ipynb": ("host   is the limit", "device-bound from"),
+    "10_four_bits_five_ways.ipynb": ("ue5m3", "The model's own ranking:"),
     "02_reading_a_decode_step.ipynb": ("The first cause:", "sum", "Peak by tier and use"),
     "08_why_is_my_quantized_model_slower.ipynb": ("without a kernel, one row:", "turns at about"),
     "09_gptq_against_rounding.ipynb": ("GPTQ's output is closer in", "GPTQ closes"),
