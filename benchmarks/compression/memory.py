@@ -3,8 +3,9 @@
 Regime: one process, the checkpoint on disk, bfloat16 layers above 200 M parameters. working set: what has
 to be in memory together at the worst moment of one layer, counted from shapes alone (the layer's weights,
 the second moments of one input and their factor, the matrix being rounded with its codes, one batch of
-states). peak: the process's high-water mark minus what it held after imports and opening the model's
-empty tree. Stops after ``--layers`` layers: every layer has the same shape.
+states). peak: the process's high-water mark minus what it held after calibrating the smallest bundled model
+(imports, code, the libraries' buffers) and opening this model's empty tree. Stops after ``--layers``
+layers: every layer has the same shape.
 
     python benchmarks/compression/memory.py /path/to/model --layers 2 --save
 """
@@ -45,6 +46,16 @@ def status(key: str) -> int:
     return int(found[1]) * 1024
 
 
+def warm_up(dtype: torch.dtype) -> None:
+    """The whole way with the smallest model, so that code, imports and the libraries' buffers are there."""
+    settings, recipe = Settings().with_({"model.source": "wb-1m"}), Recipe(group=32, samples=4, length=64)
+    opened = resolve(settings.model)
+    tokenizer, _ = tokenizer_for(opened.folder, int(opened.config["vocab_size"]), False, False)
+    samples = text.draw(tokenizer, "bundled", 4, 64, 0, int(opened.config["vocab_size"]))
+    with tempfile.TemporaryDirectory() as folder:
+        walk.walk(settings, samples, Quantizer(recipe), Path(folder), {}, lambda e: None, dtype=dtype)
+
+
 def measure(source: str, layers: int, recipe: Recipe) -> dict[str, Any]:
     settings = Settings().with_({"model.source": source})
     opened = resolve(settings.model)
@@ -52,8 +63,8 @@ def measure(source: str, layers: int, recipe: Recipe) -> dict[str, Any]:
     tokenizer, _ = tokenizer_for(opened.folder, vocab, opened.random, False)
     samples = text.draw(tokenizer, recipe.text, recipe.samples, recipe.length, recipe.seed, vocab)
     dtype = prepared.dtype_for(settings)
+    warm_up(dtype)
     skeleton(opened, dtype, False)
-    torch.linalg.cholesky(torch.eye(64))  # the library's own buffers
     gc.collect()
     return_freed(torch.device("cpu"))
     folder, seen = Path(tempfile.mkdtemp()), [0.0]
