@@ -4,7 +4,8 @@ Quality: held-out loss and KL to the original, nats per token, float32, on windo
 bundled evaluation documents; calibration and training text are other text. ``se`` is by windows.
 Speed: the parts ``kernel`` and ``decode`` alternate the compared calls in one process and give the median
 of the paired ratios; matrices of ``kernel`` add up to 200 MB, so that nothing stays in the caches below the
-last one. What a machine was busy with while it was measured is not known: run those parts alone.
+last one. ``--clock cpu`` counts the thread's processor time instead, for a machine that others use: waiting
+for a turn does not count, caches and memory that others fill do. Run ``--clock wall`` alone.
 
     python benchmarks/compression/structure.py --part kernel --save     # and decode: timings, one minute each
     python benchmarks/compression/structure.py --part sparse --save     # and slice, tune, prune, puzzle, core
@@ -180,7 +181,7 @@ def _silenced(model: Any, layers: Any, gone: list[torch.Tensor], ids: torch.Tens
     return float(torch.nn.functional.cross_entropy(logits, ids[0, half + 1:]))
 
 
-def kernel() -> list[dict[str, Any]]:
+def kernel(clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Sparse against dense bfloat16 products, both of the native library, decode rows."""
     from workbench.kernels.native import linear
     from workbench.kernels.sparse_linear import native, packing
@@ -198,10 +199,10 @@ def kernel() -> list[dict[str, Any]]:
                 for _ in range(ROUNDS):
                     times = []
                     for which in (dense, stored):
-                        began = time.perf_counter()
+                        began = clock()
                         for w in which:
                             linear.matmul(x, w)
-                        times.append((time.perf_counter() - began) / len(base))
+                        times.append((clock() - began) / len(base))
                     pairs.append(times)
                 rows.append({"rows": n, "columns": k, "sparsity": share, "m": m, "bytes_ratio": size,
                              "dense_us": statistics.median(p[0] for p in pairs) * 1e6,
@@ -210,7 +211,7 @@ def kernel() -> list[dict[str, Any]]:
     return rows
 
 
-def decode() -> list[dict[str, Any]]:
+def decode(clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Steps per second of whole models against the original, both in the workbench's own loop."""
     from workbench.settings import Settings
 
@@ -232,12 +233,12 @@ def decode() -> list[dict[str, Any]]:
             ways[f"sliced {share:.0%}"] = {"model": str(checkpoint.write(made, source,
                                                                          Path(folder) / f"s{share}", {}))}
         for name, change in ways.items():
-            rows.append({"name": name, **_against(base, base.with_(change))})
+            rows.append({"name": name, **_against(base, base.with_(change), clock)})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def _against(first: Any, second: Any) -> dict[str, Any]:
+def _against(first: Any, second: Any, clock: Callable[[], float]) -> dict[str, Any]:
     from workbench.events import Phase
     from workbench.runtime import load
 
@@ -247,8 +248,10 @@ def _against(first: Any, second: Any) -> dict[str, Any]:
         for _ in range(ROUNDS):
             times = []
             for model, settings in zip(models, (first, second), strict=True):
+                began = clock()
                 seen: list[Any] = []
-                model.generate([prompt], settings, seen.append, lambda: False)
+                model.generate([prompt], settings, seen.append, lambda: False,
+                               clock=lambda began=began: clock() - began)
                 steps = [e.end_s - e.start_s for e in seen if isinstance(e, Phase) and e.phase == "decode"]
                 times.append(statistics.median(steps))
             pairs.append(times)
@@ -270,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", action="append", choices=sorted(PARTS), required=True)
     parser.add_argument("--save", action="store_true", help=f"into {RESULTS.name}, other parts stay")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -277,13 +281,14 @@ def main() -> None:
     case = None
     for part in given.part:
         if part in ("kernel", "decode"):
-            rows = PARTS[part]()
+            rows = PARTS[part](time.thread_time if given.clock == "cpu" else time.perf_counter)
         else:
             case = case or Case()
             rows = PARTS[part](case)
         if given.save:
             whole = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
             whole[part] = {"model": MODEL, "threads": given.threads, "torch": torch.__version__,
+                           **({"clock": given.clock} if part in ("kernel", "decode") else {}),
                            "cpu": platform.processor() or platform.machine(), "rows": rows}
             RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
 

@@ -23,6 +23,8 @@ def table(data: dict[str, Any], name: str) -> str:
         head += (f"{data['parameters'] / 1e6:.0f} M parameters, {data.get('executor', '')}. "
                  f"{_CLOCKS[data.get('clock', 'wall')]} "
                  f"{'' if data.get('complete', True) else 'Incomplete. '}\n\n")
+    if data.get("note"):
+        head += f"Note: {data['note']}.\n\n"
     rows = {(r["method"], r["kind"]): r for r in data["rows"]}
     methods = list(dict.fromkeys(r["method"] for r in data["rows"] if r["method"] != "plain"))
     kinds = [k for k in dict.fromkeys(r["kind"] for r in data["rows"]) if k != "all"]

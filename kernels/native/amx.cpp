@@ -11,13 +11,13 @@
 #include <cmath>
 
 #define WB_TARGET \
-  "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2"
+  "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2"
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target(WB_TARGET))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target( \
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2")
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt,amx-tile,amx-bf16,amx-int8,fma,f16c,avx2")
 #endif
 
 // In this order: each uses the ones before it.
@@ -28,6 +28,7 @@
 #include "amx_tiles.h"
 #include "amx_panels.h"
 #include "amx_wide.h"
+#include "amx_sparse.h"
 
 namespace wb {
 namespace {
@@ -88,11 +89,12 @@ const Path* amx_path() {
   unsigned a = 7, b = 0, c = 0, d = 0;
   asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
   const bool unit = (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1) && (d >> 23 & 1);
-  if (!unit || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
+  if (!unit || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512vbmi2"))
     return nullptr;
   constexpr long kAsk = 0x1023, kTiles = 18;
   if (syscall(SYS_arch_prctl, kAsk, kTiles) != 0) return nullptr;
-  static const Path path = {"amx", size, units, prepare_unit, run};
+  static const Path path = {"amx", size, units, prepare_unit, run, sparse};
   return &path;
 }
 

@@ -90,8 +90,9 @@ void chunk(void* context, int index) {
   const WbProduct& p = job.products[i];
   const int panel = (index - job.start[i]) * job.chunk, all = panels_of(*p.weight);
   const int end = panel + job.chunk < all ? panel + job.chunk : all;
-  if (job.sparse) filled_in(job, *job.sparse[i].weight, p, panel, end);
-  else path()->run(job, p, panel, end);
+  if (!job.sparse) return path()->run(job, p, panel, end);
+  const WbWeight& stored = *job.sparse[i].weight;
+  if (!path()->sparse || !path()->sparse(job, stored, p, panel, end)) filled_in(job, stored, p, panel, end);
 }
 
 void unit(void* context, int index) { path()->prepare(*static_cast<const Job*>(context), index); }

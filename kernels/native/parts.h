@@ -93,6 +93,8 @@ struct Path {
   int (*units)(const Job&);
   void (*prepare)(const Job&, int unit);
   void (*run)(const Job&, const WbProduct&, int panel, int end);
+  // Panels of a sparse weight without filling them in whole; false where this job is not for it. May be null.
+  bool (*sparse)(const Job&, const WbWeight& stored, const WbProduct&, int panel, int end);
 };
 
 const Path* amx_path();  // null where the processor or the system has no such unit
