@@ -140,7 +140,8 @@ def _refuse_remote_code(config: dict[str, Any], model: Model, folder: Path) -> N
     from workbench.runtime import structured
 
     kind = config.get("model_type")
-    if kind in CONFIG_MAPPING_NAMES or structured.known(kind) or (model.trust_remote_code and config.get("auto_map")):
+    own_code = model.trust_remote_code and config.get("auto_map")
+    if kind in CONFIG_MAPPING_NAMES or structured.known(kind) or own_code:
         return
     if config.get("auto_map"):
         raise ModelError(f"the model in {folder} runs Python code of its own; set "

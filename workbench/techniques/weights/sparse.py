@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sparse(Weights):
-    """The least important weights are removed; what is left is stored as bits of place and bfloat16 numbers.
+    """The least important weights are removed; what is left is stored as bits of place and bfloat16
+    numbers.
 
-    The kernel fills the zeros in inside the cache. A matrix takes 16 (1 - sparsity) + 1 bits per weight. ``sparsegpt`` makes up for what it removes on
-    calibration text (once per model, kept in the cache); ``magnitude`` keeps the largest and needs no text,
-    so a model that was pruned and fine-tuned before keeps exactly its weights at the same sparsity. Faster
-    than dense bfloat16 where decoding waits for memory. Embedding and head stay bfloat16."""
+    The kernel fills the zeros in inside the cache. A matrix takes 16 (1 - sparsity) + 1 bits per weight.
+    ``sparsegpt`` makes up for what it removes on calibration text (once per model, kept in the cache);
+    ``magnitude`` keeps the largest and needs no text, so a model that was pruned and fine-tuned before
+    keeps exactly its weights at the same sparsity. Faster than dense bfloat16 where decoding waits for
+    memory. Embedding and head stay bfloat16."""
 
     title = "sparse weights"
     paper = Paper("2301.00774", "Frantar, Alistarh 2023", "algorithm 1; magnitude pruning is its baseline")

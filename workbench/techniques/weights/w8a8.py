@@ -17,8 +17,9 @@ class W8a8(Weights):
     """int8 weights per output channel, activations rounded to 8 bits at every product, scales found on the
     way.
 
-    The same as int8 with ``activations=int8``, under the name it is known by. Activations have a scale per row and 64 columns, finer than the paper's one per token, so outliers stay
-    in their block. Without the native kernels the rounding is emulated."""
+    The same as int8 with ``activations=int8``, under the name it is known by. Activations have a scale per
+    row and 64 columns, finer than the paper's one per token, so outliers stay in their block. Without the
+    native kernels the rounding is emulated."""
 
     title = "W8A8 dynamic"
     paper = Paper("2206.01861", "Yao et al. 2022", "section 4.1: token-wise activation scales, ZeroQuant")
