@@ -53,6 +53,15 @@ def cost(settings: Settings, cancelled: Callable[[], bool]) -> Cost:
 
 
 def _wait(child: subprocess.Popen[str], text: str, cancelled: Callable[[], bool]) -> str:
+    try:
+        return _answer(child, text, cancelled)
+    finally:
+        if child.poll() is None:  # ctrl-c: nobody waits for it any more
+            child.kill()
+            child.communicate()
+
+
+def _answer(child: subprocess.Popen[str], text: str, cancelled: Callable[[], bool]) -> str:
     sent: str | None = text
     while True:
         try:
@@ -60,8 +69,6 @@ def _wait(child: subprocess.Popen[str], text: str, cancelled: Callable[[], bool]
         except subprocess.TimeoutExpired:
             sent = None
             if cancelled():
-                child.kill()
-                child.communicate()
                 raise Cancelled("cancelled") from None
             continue
         if child.returncode:

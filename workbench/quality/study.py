@@ -70,7 +70,7 @@ def study(settings: Settings, schemes: Sequence[str], emit: Emit, cancelled: Cal
         raise SettingsError(f"level={level!r} is not valid; choose quick or full")
     plan = [settings.with_(weights=s) for s in dict.fromkeys([REFERENCE, *schemes])]
     documents = texts(level)
-    folder = keep or home() / "cache" / "studies" / _key(plan[0], level, tasks, text)
+    folder = keep or home() / "cache" / "studies" / study_key(plan[0], level, tasks, text)
     folder.mkdir(parents=True, exist_ok=True)
     work = _Study(folder, documents, emit, cancelled, tasks, speed, text)
     for one in plan:
@@ -85,7 +85,8 @@ def texts(level: str) -> list[str]:
     return [t[:_QUICK_CHARACTERS] for t in documents] if level == "quick" else documents
 
 
-def _key(reference: Settings, level: str, tasks: int, text: str) -> str:
+def study_key(reference: Settings, level: str, tasks: int, text: str) -> str:
+    """Name of what is kept of a study: another one for other settings, files of the model, or text."""
     from workbench.runtime.sources import resolve
 
     source = resolve(reference.model)
