@@ -51,6 +51,8 @@ def _n(value: float | None, scale: float = 1.0, digits: int = 2) -> str:
 
 def _same(row: dict[str, Any]) -> str:
     said = f"{row['same']}/{row['runs']}"
+    if row["near_ties"] is None or row["bugs"] is None:
+        return said + " (not promised)"
     if row["near_ties"]:
         said += f", {row['near_ties']} near-ties"
     return said + (f", {row['bugs']} bugs" if row["bugs"] else "")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,35 @@ def test_it_goes_on_where_it_was_cancelled(model: Model, tmp_path: Path) -> None
     assert {k: after[k] for k in kept} == kept  # nothing was measured twice
     other = Benchmark(model, BASE, ["jacobi"], some("copy", "math"), repeats=1, state=state)
     assert other._done == {}
+
+
+def test_half_a_turn_is_kept_but_not_shown(model: Model, tmp_path: Path) -> None:
+    """A turn longer than the time that there is would else begin anew for ever."""
+    state = tmp_path / "state.json"
+    calls: list[int] = []
+    methods = ["prompt_lookup", "token_recycling"]
+    first = Benchmark(model, BASE, methods, some("copy"), repeats=1, state=state)
+    whole = first._decode
+
+    def decode_twice(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 4:  # the first turn has three; the second begins with another method than plain
+            raise Cancelled("enough")
+        return whole(*given)
+
+    first._decode = decode_twice  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        first.run()
+    assert sorted(map(len, json.loads(state.read_text())["done"].values())) == [1, 3]
+    shown = first.results()
+    assert [r.summary.runs for r in shown.rows] == [1] * len(shown.rows)
+    second = Benchmark(model, BASE, methods, some("copy"), repeats=1, state=state)
+    again: list[str] = []
+    whole_again = second._decode
+    second._decode = lambda m, p: again.append(m) or whole_again(m, p)  # type: ignore
+    assert second.run().row("token_recycling").summary.runs == 2
+    assert len(again) == 2
+    assert "prompt_lookup" not in again
 
 
 def test_generated_prompts_are_many_different_and_always_the_same() -> None:

@@ -2,7 +2,7 @@
 
 Counts do not depend on the machine's load. Times do, so each prompt is decoded plainly and by every method
 in turn, in an order that rotates, and a ratio is taken within its turn. Whatever is done is kept in a state
-file after every turn: a second call with the same question goes on where the first one ended.
+file after every generation: a second call with the same question goes on where the first one ended.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Benchmark:
             for method in methods[places:] + methods[:places]:
                 if method not in kept:
                     kept[method] = self._decode(method, prompts).to_dict()
+                    self._save()  # a turn can be longer than the time that there is
             self._judge(kept, prompts)
             self._save()
         self.told(len(turns), len(turns), "done")
@@ -143,29 +144,30 @@ class Benchmark:
             settings = self.settings.get(method)
             if "near_ties" in found or settings is None:
                 continue
-            found["near_ties"] = found["bugs"] = 0
             if not equality.comparable(settings):
                 found["near_ties"] = found["bugs"] = None
                 continue
+            near_ties = bugs = 0
             for place, (own, wanted) in enumerate(zip(found["ids"], plain, strict=True)):
                 if list(own) != list(wanted):
                     verdict = equality.check(self.model, prompts[place].text, own, settings, place,
                                              self.cancelled)
-                    found["near_ties"] += verdict.near_ties
-                    found["bugs"] += verdict.bugs
+                    near_ties += verdict.near_ties
+                    bugs += verdict.bugs
+            found["near_ties"], found["bugs"] = near_ties, bugs
 
     # -- results -----------------------------------------------------------------------------------
 
     def results(self) -> Results:
-        """Of what is done so far."""
+        """Of what is done and judged so far."""
         found = Results(skipped=dict(self.skipped))
         for method in self.settings:
             if method in self.skipped:
                 continue
             every: list[dict[str, dict[str, Any]]] = []
             for kind in self.prompts:
-                turns = [self._done[key] for key, k, _ in self._turns()
-                         if k == kind and method in self._done.get(key, {})]
+                turns = [turn for key, k, _ in self._turns() if k == kind
+                         and "bugs" in (turn := self._done.get(key, {})).get(method, {})]
                 if turns:
                     found.rows.append(_row(method, kind, turns))
                     every += turns
