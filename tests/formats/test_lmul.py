@@ -83,3 +83,33 @@ def test_bad_input_is_one_sentence() -> None:
         lmul.multiply(torch.ones(1), torch.ones(1), 0)
     with pytest.raises(SettingsError, match="formula or adder"):
         lmul.multiply(torch.ones(1), torch.ones(1), 4, "shifter")
+
+
+@pytest.mark.parametrize("variant", lmul.VARIANTS)
+@pytest.mark.parametrize("mantissa", [2, 3, 4, 7])
+def test_split_operands_give_the_products_one_by_one(variant: str, mantissa: int) -> None:
+    x, w = gaussian()[:15 * 40].view(15, 40).clone(), gaussian(seed=1)[:9 * 40].view(9, 40) * 1e-3
+    x[0, 0], x[1], w[0, 1] = 0.0, 1.0, 1e-40  # zeros, no fraction, a denormal
+    one_by_one = lmul.matmul(x, w, mantissa, variant)
+    assert torch.allclose(lmul.products(x, w, mantissa, variant), one_by_one, rtol=1e-5, atol=1e-8)
+
+
+def test_a_whole_model_runs_by_additions_and_says_so() -> None:
+    from workbench.quality import evaluate
+    from workbench.runtime import load
+    from workbench.settings import Settings
+
+    found = {}
+    for scheme in ("bf16", "lmul", "lmul(variant=adder)"):
+        model = load(Settings().with_({"model.source": "wb-1m", "compute.threads": 1, "weights": scheme}),
+                     lambda e: None)
+        try:
+            found[scheme] = evaluate(model, ["def add(a, b):\n    return a + b\n" * 3], lambda e: None,
+                                     lambda: False).perplexity
+            if scheme != "bf16":
+                assert "emulated" in model.loaded.effective["weights"].effective
+                assert "estimated" in model.loaded.effective["weights"].effective
+        finally:
+            model.close()
+    assert found["lmul"] != found["bf16"]
+    assert found["lmul(variant=adder)"] == pytest.approx(found["bf16"], rel=0.2)

@@ -50,6 +50,9 @@ def test_forward_multiplies_by_what_dequantize_shows(technique: Weights, bias: b
     print(f"{technique}: relative RMS error {error:.2e}")
     # 8-bit activations: steps of largest / 127 by block are about 0.006 of their RMS.
     rounded = getattr(technique, "activations", "bf16") == "int8"
+    if not technique.exact_products:  # L-Mul: 8 % rms of single products, 14 % at two bits
+        assert 0.007 < error < 0.25
+        return
     assert error < (1e-6 if technique.compute_dtype == "float32" else 0.015 if rounded else 0.007)
     assert packed.kernel
 

@@ -75,6 +75,34 @@ def matmul(x: torch.Tensor, w: torch.Tensor, mantissa: int = 4, variant: str = "
     return torch.cat(parts).view(*x.shape[:-1], w.shape[0])
 
 
+def products(x: torch.Tensor, w: torch.Tensor, mantissa: int = 4, variant: str = "formula") -> torch.Tensor:
+    """As :func:`matmul` of x [M, K], w [N, K], by ordinary float32 products of split operands.
+
+    2^e (1 + a) and 2^f (1 + b): the formula's (1 + a + c) + b is a sum of two products; the adder is one
+    product per value of ``a``, of which there are 2^mantissa. Exact where nothing leaves float32's range, but
+    for the order of the sum. Raises SettingsError."""
+    shift = 2.0 ** -offset_bits(mantissa)
+    (power, part), (wide, fraction) = _split(x, mantissa), _split(w, mantissa)
+    if variant == "formula":
+        return torch.cat((power * (1 + part + shift), power), -1) @ torch.cat((wide, wide * fraction), -1).T
+    if variant != "adder":
+        raise SettingsError(f"L-Mul is {' or '.join(VARIANTS)}, not {variant!r}")
+    total = x.new_zeros((len(x), len(w)), dtype=torch.float32)
+    for value in part[power != 0].unique().tolist():
+        sums = value + fraction + shift
+        carry = sums.floor()
+        total += torch.where(part == value, power, 0.0) @ (wide * torch.exp2(carry) * (1 + sums - carry)).T
+    return total
+
+
+def _split(x: torch.Tensor, mantissa: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signed powers of two (0 for zeros and denormals) and fractions in [0, 1) of shortened numbers."""
+    short = shorten(x, mantissa)
+    digits, exponent = torch.frexp(short)
+    power = torch.where(short.abs() < 2.0 ** (1 - _BIAS), 0.0, torch.ldexp(digits.sign(), exponent - 1))
+    return power, digits.abs() * 2 - 1
+
+
 @dataclass(frozen=True)
 class Error:
     """Relative errors of single products against exact ones of the operands as given."""

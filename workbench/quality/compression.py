@@ -31,8 +31,8 @@ TOKENS, ROUNDS = 64, 6
 #: calibrates.
 SCHEMES = ("int8", "w8a8", "fp8", "bfp(mantissa=8)", "rtn(bits=6)", "rtn(bits=5)", "int4", "nf4", "mxfp4",
            "nvfp4", "nvfp4(scale=ue5m3)", "bfp", "bipolar(bits=4)", "rtn(bits=3)", "bipolar(bits=3)",
-           "rtn(bits=2)", "bipolar(bits=1)", "sparse", "gptq", "awq", "rotation", "mixed", "gptq(bits=3)",
-           "awq(bits=3)", "rotation(bits=3)", "gptq(bits=2)")
+           "rtn(bits=2)", "bipolar(bits=1)", "lmul", "sparse", "gptq", "awq", "rotation", "mixed",
+           "gptq(bits=3)", "awq(bits=3)", "rotation(bits=3)", "gptq(bits=2)")
 
 
 @dataclass(frozen=True)

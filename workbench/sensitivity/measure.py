@@ -75,6 +75,9 @@ def _method(name: str) -> Weights:
     assert isinstance(method, Weights)
     if method.name() == "mixed":
         raise SettingsError("a mixture cannot be measured matrix by matrix; name schemes like int4 or int8")
+    if not method.exact_products:
+        raise SettingsError(f"{method} changes how products are made, not the matrices, so there is no error "
+                            "of a matrix; choose a scheme that stores other weights")
     recipe = method.recipe() if isinstance(method, Calibrated) else None
     if recipe is not None and (recipe.scaling or recipe.rotation):
         raise SettingsError(f"{method} changes more than one matrix at a time, so it cannot be measured "

@@ -29,6 +29,8 @@ class Weights(Technique):
     compute_dtype: ClassVar[str] = "bfloat16"
     #: Whether text goes through the model before it is loaded the first time (minutes, then cached).
     calibrated: ClassVar[bool] = False
+    #: Whether the layers multiply by ``dequantize()``; else their arithmetic itself is another.
+    exact_products: ClassVar[bool] = True
 
     def packs_head(self) -> bool:
         """Whether the output head is packed too. A tied head is then an extra packed copy, because
