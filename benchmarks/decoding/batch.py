@@ -1,6 +1,8 @@
 """Throughput over the batch: plain decoding against speculation, and where they cross.
 
     python benchmarks/decoding/batch.py [--model bundled] [--batches 1,2,4,8,16] [--new 64] [--out FILE]
+    python benchmarks/decoding/batch.py --model WIDENED --new 32 --methods prompt_lookup token_recycling \
+        draft_model --resume --seconds 100 --out benchmarks/decoding/results/batch_widened.json
 
 The same sixteen prompts at every batch size, cut into batches. Tokens per second of all sequences from the
 end of the prefill to the last token; end tokens are ignored, so that every run does the same work. Methods
@@ -18,6 +20,7 @@ import itertools
 import json
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -129,6 +132,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--resume", action="store_true", help="keep the batches that are in the file")
+    parser.add_argument("--seconds", type=float, default=math.inf,
+                        help="begin no other batch size after so many (exit code 3: some are missing)")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("batch.json"))
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
                         help="cpu: tokens per second of processor time, for machines that others use too; "
@@ -142,18 +147,21 @@ def main() -> None:
         "model.source": given.model, "weights": given.weights, "limits.max_new_tokens": given.new,
         "limits.stop_at_eos": False, "telemetry.preset": "off", "compute.threads": threads,
         "sampling.temperature": given.temperature})
+    began = time.monotonic()
     model = load(settings, lambda event: None)
-    told = {"model": given.model, "weights": given.weights, "new_tokens": given.new,
+    told = {"model": Path(given.model).name, "weights": given.weights, "new_tokens": given.new,
             "temperature": given.temperature, "clock": given.clock, "threads": threads}
     results: dict[int, dict[str, dict[str, Any]]] = {}
     crossings: dict[str, float | None] = {}
     if given.resume and given.out.exists():
         before = json.loads(given.out.read_text())
-        if all(before[k] == v for k, v in told.items()):
-            results = {int(b): r for b, r in before["results"].items()}
+        if all(before.get(k) == v for k, v in told.items()):
+            results = {int(b): r for b, r in before["results"].items() if METHODS.keys() <= r.keys()}
     for batch in map(int, given.batches.split(",")):
         if batch in results:
             continue
+        if time.monotonic() - began > given.seconds:
+            sys.exit(3)
         results[batch] = measure(model, settings, batch, given.least)
         print(f"batch {batch:3}", "  ".join(
             f"{name} {r['tok_s']:.0f} tok/s ({r['ratio']:.2f}x, {r['mean_accepted']:.2f})"
@@ -161,7 +169,7 @@ def main() -> None:
         crossings = {name: crossover({b: r[name]["ratio"] for b, r in results.items()})
                      for name in METHODS if name != "plain"}
         given.out.write_text(json.dumps({**told, "environment": collect(), "crossover": crossings,
-                                         "results": results}, indent=1) + "\n")
+                                         "results": dict(sorted(results.items()))}, indent=1) + "\n")
     print({n: c if c is None else round(c, 1) for n, c in crossings.items()})
 
 
