@@ -65,7 +65,7 @@ class Questions:
                                                   for s in content.sentences]]))]
         if content.actions:
             parts.append(pn.Row(*[self._offer(a) for a in content.actions], margin=0))
-        parts += [_figure(f) for f in content.figures]
+        parts += [self._figure(f, content) for f in content.figures]
         parts += [_html(join([tag("h3", t.title) if t.title else None, table(
             t.columns, [[say(c) for c in row] for row in t.rows], cls="grid wide")]))
             for t in content.tables]
@@ -76,6 +76,31 @@ class Questions:
                                    description=action.help or None)
         button.on_click(lambda _: self._attempt(action))
         return button
+
+    def _figure(self, figure: dict[str, Any], content: Content) -> Any:
+        """A click on a mark that stands for an offer tries it."""
+        pane = _figure(figure)
+        if (figure.get("layout", {}).get("meta") or {}).get("picks"):
+            pane.param.watch(lambda change: self._pick(change.new, figure, content), "click_data")
+        return pane
+
+    def _pick(self, click: Any, figure: dict[str, Any], content: Content) -> None:
+        points = click.get("points") if isinstance(click, dict) else None
+        action = content.picked(_mark(points[0], figure)) if points else None
+        if action is not None:
+            self._attempt(action)
+
+
+def _mark(point: dict[str, Any], figure: dict[str, Any]) -> Any:
+    """The clicked mark's ``customdata``; Panel does not pass on what lies in rows, so those are looked up."""
+    try:
+        trace = figure["data"][point["curveNumber"]]
+        held = trace["customdata"]
+        if not isinstance(held[0], list):
+            return held[point["pointNumber"]]
+        return held[list(trace["y"]).index(point["y"])][list(trace["x"]).index(point["x"])]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _html(markup: Markup) -> Any:

@@ -57,8 +57,8 @@ class Opened:
                 **plain(self._content)}
 
     def action(self, index: Any) -> Action | None:
-        """The n-th offer of what was drawn last."""
-        offers = self._content.actions
+        """The n-th offer of what was drawn last; what lies behind its figures comes after its buttons."""
+        offers = [*self._content.actions, *self._content.picks]
         return offers[index] if isinstance(index, int) and 0 <= index < len(offers) else None
 
     def _state(self, run: Run | None, baseline: Run | None) -> tuple[Any, ...]:

@@ -79,6 +79,33 @@ def test_clicks_of_a_mixture_keep_what_was_raised_before() -> None:
     assert weights["bits"] == 5.0
 
 
+def test_a_click_into_the_picture_raises_that_matrix_or_that_layer() -> None:
+    settings = Settings().with_(weights="int4")
+    said = content(settings, made())
+    heat = said.figures[0]
+    assert heat["layout"]["meta"] == {"picks": True}
+    trace = heat["data"][0]
+    for i, part in enumerate(PARTS):
+        for layer in range(4):
+            action = said.picked(trace["customdata"][i][layer])
+            raised = settings.with_(dict(action.changes)).weights.to_dict()
+            assert raised["raised"] == f"layers.{layer}.{part}:int4/group=32"
+            assert raised["plan"] == "int4"
+    whole = said.picked(trace["customdata"][trace["y"].index("whole layer")][3])
+    assert settings.with_(dict(whole.changes)).weights.to_dict()["raised"] == "layers.3:int8"
+    assert [said.picked(x) for x in (-1, len(said.picks), None, "0", True, 0.0)] == [None] * 6
+
+
+def test_a_second_click_goes_on_from_where_the_first_one_left_it() -> None:
+    settings, seen = Settings().with_(weights="int4"), []
+    for _ in range(3):
+        said = content(settings, made())
+        trace = said.figures[0]["data"][0]
+        settings = settings.with_(dict(said.picked(trace["customdata"][1][2]).changes))
+        seen.append(settings.weights.to_dict()["raised"])
+    assert seen == [f"layers.2.mlp.down_proj:{m}" for m in ("int4/group=32", "int8", "bf16")]
+
+
 def test_without_divergences_the_output_error_decides() -> None:
     said = content(Settings().with_(weights="int4"), made(kl=False))
     assert "furthest off" in said.sentences[0]

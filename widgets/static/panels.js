@@ -17,6 +17,12 @@ function panelsPart(app) {
       return buttons[key];
     }));
   });
+  /* A mark that stands for an offer is a button: its number counts on behind the buttons above. */
+  const pick = (p) => (number) => {
+    if (!Number.isInteger(number)) return;
+    app.pending("run");
+    app.ask("try", { key: p.key, index: p.actions.length + number });
+  };
   app.watch("panel", (p) => {
     if (!p.key) {
       body.replaceChildren(h("p", { class: "wb-quiet" }, "Choose a question about the shown run."));
@@ -36,17 +42,17 @@ function panelsPart(app) {
         h("tr", {}, row.map((cell, i) => h(i ? "td" : "th", { class: t.numeric[i] ? "wb-num" : "" }, cell)))),
       "wb-numbers")]),
     ]);
-    if (!p.empty && body.contains(plots[0] || null)) drawPlots(app, body, p.figures, plots);
+    if (!p.empty && body.contains(plots[0] || null)) drawPlots(app, body, p.figures, plots, pick(p));
   });
   app.onShow(() => {
     const p = app.model.get("panel");
     const plots = [...body.querySelectorAll(".wb-plot")];
-    if (p.key && plots.length === p.figures.length) drawPlots(app, body, p.figures, plots);
+    if (p.key && plots.length === p.figures.length) drawPlots(app, body, p.figures, plots, pick(p));
   });
   return h("div", { class: "wb-panel", data: { panel: "explain" } }, menu, body);
 }
 
-async function drawPlots(app, node, figures, plots) {
+async function drawPlots(app, node, figures, plots, picked) {
   const Plotly = await app.plotly();
   for (const [i, plot] of plots.entries()) {
     if (!plot.isConnected || !plot.clientWidth) continue;   // drawn when its tab is shown
@@ -56,5 +62,7 @@ async function drawPlots(app, node, figures, plots) {
     if (title && plots.length > 1) Object.assign(layout, { title, margin: { ...layout.margin, t: 44 } });
     plot.style.height = `${height}px`;
     await Plotly.react(plot, data, layout, PLOT_CONFIG);
+    plot.removeAllListeners("plotly_click");
+    if (figures[i].layout?.meta?.picks) plot.on("plotly_click", (e) => picked(e.points[0]?.customdata));
   }
 }

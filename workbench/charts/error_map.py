@@ -23,9 +23,11 @@ _DECADES = 4.0
 
 
 def heat(layers: int, parts: Sequence[str], values: Mapping[tuple[int, str], float],
-         hover: Mapping[tuple[int, str], str], title: str, unit: str) -> Figure:
+         hover: Mapping[tuple[int, str], str], title: str, unit: str,
+         picks: Mapping[tuple[int, str], int] | None = None) -> Figure:
     """Layer by kind of matrix, logarithmic colour. ``values``: (layer, part) -> a number >= 0; missing
-    ones stay blank. ``hover``: what stands in the tip, plain text."""
+    ones stay blank. ``hover``: what stands in the tip, plain text. ``picks``: which of a panel's picks a
+    click on a place is."""
     known = [v for v in values.values() if v > 0 and math.isfinite(v)]
     if not known:
         return empty(title, "No error was measured, or every one is zero: these matrices are stored exactly.")
@@ -40,8 +42,12 @@ def heat(layers: int, parts: Sequence[str], values: Mapping[tuple[int, str], flo
              "zmax": top if top > low else low + 1, "xgap": 1, "ygap": 1,
              "colorbar": {"title": {"text": unit}, "tickvals": ticks,
                           "ticktext": [f"{10 ** t:.1e}" for t in ticks]}}
-    return figure([trace], title, axis("layer", dtick=max(1, layers // 16)), axis(autorange="reversed"),
+    made = figure([trace], title, axis("layer", dtick=max(1, layers // 16)), axis(autorange="reversed"),
                   height=max(260, 90 + 30 * len(parts)))
+    if picks:
+        trace["customdata"] = [[picks.get(k) for k in row] for row in keys]
+        made["layout"]["meta"] = {"picks": True}
+    return made
 
 
 def _log(value: float | None, low: float) -> float | None:

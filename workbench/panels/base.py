@@ -52,6 +52,8 @@ class Action:
 class Content:
     """What a panel says now. ``sentences`` first, then figures (Plotly dicts), tables, actions.
 
+    ``picks``: what a click into a figure tries. A figure whose ``layout.meta.picks`` is true has their places
+    in the sequence as ``customdata``, in the shape of its marks (None: nothing to try).
     ``empty``: why there is nothing to draw and what to do about it; then all else is left out."""
 
     sentences: Sequence[str] = ()
@@ -59,6 +61,13 @@ class Content:
     tables: Sequence[Table] = ()
     actions: Sequence[Action] = ()
     empty: str = ""
+    picks: Sequence[Action] = ()
+
+    def picked(self, index: Any) -> Action | None:
+        """The action behind a mark's ``customdata``."""
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.picks):
+            return None
+        return self.picks[index]
 
 
 @dataclass(frozen=True)

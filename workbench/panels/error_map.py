@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from workbench.store import Run
 
 _WORST, _ACTIONS = 10, 3
+#: What a whole layer is raised to, and the picture's row for it.
+_TOP, _WHOLE = "int8", "whole layer"
 
 
 def build(run: Run, baseline: Run | None = None) -> Content:
@@ -30,18 +32,26 @@ def build(run: Run, baseline: Run | None = None) -> Content:
     scheme = _scheme(run, found)
     cells = found.of(scheme)
     measured = cells[0].kl is not None
-    hover = {(c.layer, c.part): _hover(c) for c in cells}
+    offers = _offers(run, found, scheme)
+    places = {place: i for i, place in enumerate(offers)}
+    hover = {(c.layer, c.part): f"{_hover(c)}. Click: {offers[c.layer, c.part].label}" for c in cells}
     figures = []
     if measured:
-        figures.append(charts.heat(found.layers, found.parts, {(c.layer, c.part): c.kl or 0.0 for c in cells},
-                                   hover, f"What each matrix costs alone as {scheme}", "KL, nats per token"))
+        whole = _by_layer(found, scheme)
+        hover |= {(i, _WHOLE): f"layer {i}: KL {kl:.2e} nats, the sum of its matrices (estimated). Click: "
+                               f"{offers[i, _WHOLE].label}" for i, kl in whole.items()}
+        values = {(c.layer, c.part): c.kl or 0.0 for c in cells} | {(i, _WHOLE): k for i, k in whole.items()}
+        figures.append(charts.heat(found.layers, (*found.parts, _WHOLE), values, hover,
+                                   f"What each matrix costs alone as {scheme}; a click stores it better",
+                                   "KL, nats per token", places))
     figures.append(charts.heat(found.layers, found.parts, {(c.layer, c.part): c.output_error for c in cells},
-                               hover, f"Relative squared error of each output as {scheme}", "relative"))
+                               hover, f"Relative squared error of each output as {scheme}", "relative",
+                               places))
     if measured:
         uniform = {m: plan.uniform(found, m) for m in found.methods}
         figures.append(charts.ladder(plan.ladder(found), uniform))
     return Content(sentences=_sentences(found, scheme), figures=figures, tables=[_worst(found, scheme)],
-                   actions=_actions(run, found, scheme))
+                   actions=_actions(run, found, scheme), picks=list(offers.values()))
 
 
 def _scheme(run: Run, found: ErrorMap) -> str:
@@ -99,30 +109,45 @@ def _worst(found: ErrorMap, scheme: str) -> Table:
 
 def _actions(run: Run, found: ErrorMap, scheme: str) -> list[Action]:
     """The worst matrices one step up, their layer all the way up, and the best mixture."""
+    offers = _offers(run, found, scheme)
+    actions = [offers[c.layer, c.part] for c in found.worst(scheme, _ACTIONS)]
+    worst = _by_layer(found, scheme)
+    actions.append(offers[max(worst, key=lambda i: worst[i]), _WHOLE])
+    if run.requested.weights.name() != "mixed" and found.cells[0].kl is not None:
+        bits = plan.uniform(found, scheme)[0]
+        actions.append(Action(f"The best mixture of the same size ({bits:.3g} bits per weight)",
+                              {"weights": "mixed", "weights.bits": round(bits + 5e-3, 2)},
+                              help="chosen exactly from the error map"))
+    return actions
+
+
+def _offers(run: Run, found: ErrorMap, scheme: str) -> dict[tuple[int, str], Action]:
+    """(layer, kind of matrix, or _WHOLE for all of them) -> it stored better, the rest as it is."""
     own, name = run.requested.weights, run.requested.weights.name()
     base = {"weights": "mixed"}
     if name == "mixed":
         base = {f"weights.{k}": v for k, v in own.to_dict().items() if k in ("plan", "bits", "methods")}
     elif str(own) in found.methods:
         base["weights.plan"] = plan.short(own)  # type: ignore[arg-type]
-    before = [str(getattr(own, "raised", ""))] if getattr(own, "raised", "") else []
-    actions = []
-    for cell in found.worst(scheme, _ACTIONS):
-        better = _step_up(found, cell)
-        actions.append(Action(
-            f"Store {_tail(cell.module)} as {better}",
-            {**base, "weights.raised": " ".join([*before, f"{_tail(cell.module)}:{better}"])},
-            help=_hover(cell)))
-    layer = _worst_layer(found, scheme)
-    actions.append(Action(f"Store all of layer {layer} as int8",
-                          {**base, "weights.raised": " ".join([*before, f"layers.{layer}:int8"])},
-                          help="the layer whose matrices cost most together"))
-    if name != "mixed" and found.cells[0].kl is not None:
-        bits = plan.uniform(found, scheme)[0]
-        actions.append(Action(f"The best mixture of the same size ({bits:.3g} bits per weight)",
-                              {"weights": "mixed", "weights.bits": round(bits + 5e-3, 2)},
-                              help="chosen exactly from the error map"))
-    return actions
+    before = str(getattr(own, "raised", "")).split()
+    now = dict(p.rpartition(":")[::2] for p in before)
+
+    def offer(label: str, key: str, better: str, why: str) -> Action:
+        kept = [p for p in before if p.rpartition(":")[0] != key]
+        return Action(f"Store {label} as {better}",
+                      {**base, "weights.raised": " ".join([*kept, f"{key}:{better}"])}, help=why)
+
+    offers = {}
+    for cell in found.of(scheme):
+        key = _tail(cell.module)
+        better = _step_up(found, cell, now.get(key) or now.get(f"layers.{cell.layer}"))
+        offers[cell.layer, cell.part] = offer(key, key, better, _hover(cell))
+    for layer, cost in _by_layer(found, scheme).items():
+        key = f"layers.{layer}"
+        better = plan.EXACT if scheme == _TOP or now.get(key) == _TOP else _TOP
+        offers[layer, _WHOLE] = offer(f"all of layer {layer}", key, better,
+                                      f"its matrices cost {cost:.2e} together (estimated)")
+    return offers
 
 
 def _tail(module: str) -> str:
@@ -131,18 +156,25 @@ def _tail(module: str) -> str:
     return module[place:] if place >= 0 else module
 
 
-def _step_up(found: ErrorMap, cell: Error) -> str:
-    """The next larger scheme of the map that costs this matrix less; exact where there is none."""
-    larger = [c for c in found.cells if c.module == cell.module and c.nbytes > cell.nbytes
-              and c.output_error < cell.output_error]
+def _step_up(found: ErrorMap, cell: Error, now: str | None = None) -> str:
+    """The next larger scheme of the map that costs this matrix less; exact where there is none.
+
+    ``now``: what the run stores it as, where that is not ``cell``'s scheme."""
+    mine = [c for c in found.cells if c.module == cell.module]
+    if now is not None:
+        if now == plan.EXACT:
+            return now
+        cell = next((c for c in mine if plan.short(c.method) == now), cell)
+    larger = [c for c in mine if c.nbytes > cell.nbytes and c.output_error < cell.output_error]
     return plan.short(min(larger, key=lambda c: c.nbytes).method) if larger else plan.EXACT
 
 
-def _worst_layer(found: ErrorMap, scheme: str) -> int:
+def _by_layer(found: ErrorMap, scheme: str) -> dict[int, float]:
+    """Layer -> the sum over its matrices: KL where it was measured, else output errors."""
     sums: dict[int, float] = {}
     for c in found.of(scheme):
         sums[c.layer] = sums.get(c.layer, 0.0) + (c.output_error if c.kl is None else c.kl)
-    return max(sums, key=lambda i: sums[i])
+    return sums
 
 
 PANEL = Panel("error_map", "Where it hurts", "Which matrices does quantization hurt, and what would fix it?",

@@ -90,7 +90,10 @@ def plan_for(settings: Settings, technique: Mixed, emit: Callable[[Event], None]
         plan = plans.choose(found, bits=technique.bits)
     else:
         plan = plans.load(Path(technique.plan).expanduser())
-    changes = dict(_pair(p) for p in technique.raised.split())
+    changes: dict[str, str] = {}
+    for name, method in map(_pair, technique.raised.split()):
+        changes.pop(name, None)  # what is said last counts, a layer over its matrices, too
+        changes[name] = method
     return plans.raised(plan, changes) if changes else plan
 
 
