@@ -90,6 +90,10 @@ def test_the_dashboard_draws_what_is_in_front_only(run: Run) -> None:
     offer = part._answer.objects[1][0]
     offer.clicks += 1
     assert [a.label for a in tried] == ["fewer bits"]
+    picture = part._answer.objects[3]  # what Panel sends of a click: rows' customdata is not in it
+    for x, y in ((0, "b"), (1, "a"), (1, "b"), (7, "b")):
+        picture.click_data = {"points": [{"curveNumber": 0, "pointNumber": [0, 0], "x": x, "y": y}]}
+    assert [a.label for a in tried] == ["fewer bits", "more bits"]
 
 
 def test_the_notebook_opens_a_panel_and_tries_its_offer(tiny_config: Path) -> None:
@@ -111,6 +115,10 @@ def test_the_notebook_opens_a_panel_and_tries_its_offer(tiny_config: Path) -> No
         assert second.id != first.id
         assert session.settings.weights.name() == "int8"
         assert second.prompts == first.prompts
+        view._message(None, {"do": "try", "id": 4, "key": "evil", "index": 1}, None)  # the picture's
+        session.runs[-1].wait(60)
+        assert session.settings.weights.name() == "fp32"
+        second = session.runs[-1]
         view._message(None, {"do": "try", "id": 3, "key": "evil", "index": 7}, None)
         assert session.runs[-1] is second
         view.close()
