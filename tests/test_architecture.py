@@ -63,10 +63,10 @@ MAY = {
     "diffusion": {"errors", "techniques", "zoo"},
     "traces": {"errors", "analysis", "charts", "store"},
     "panels": PURE | {"sensitivity", "analysis", "charts", "settings", "techniques", "forecast", "store",
-                      "energy", "traces"},
+                      "energy", "traces", "zoo"},
     "report": VIEW, "widgets": VIEW, "apps": VIEW | {"engine.client"},
     "cli": VIEW | {"structure", "heads", "calibration", "speculation", "sensitivity", "quantized", "quality",
-                   "engine.client", "engine.remote", "report", "apps", "fingerprint"},
+                   "diffusion", "engine.client", "engine.remote", "report", "apps", "fingerprint"},
 }
 #: Views of views: the command line starts the dashboard; notebook and app offer the report.
 ALSO = {("widgets", "report"), ("apps", "report"), ("cli", "kernels"),  # `doctor` looks at the native library

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusion import measure
 
 from workbench.diffusion.model import open_model
+from workbench.diffusion.study import measure
 from workbench.store.environment import collect
 from workbench.zoo import list_tasks as tasks
 
@@ -33,8 +34,10 @@ def look(source: str, examples: int) -> dict[str, dict[str, Any]]:
     for decoder in DECODERS:
         found[decoder] = {}
         for task in tasks.TASKS:
-            row = measure(model, decoder, task, examples)
-            found[decoder][task] = {k: row[k] for k in ("accuracy", "se", "tokens_per_forward")}
+            row, _ = measure(model, decoder, task, examples)
+            share = row["right"] / examples
+            found[decoder][task] = {"accuracy": share, "se": math.sqrt(share * (1 - share) / examples),
+                                    "tokens_per_forward": row["tokens"] / row["forwards"]}
         print(f"{Path(source).name:14} {decoder:22}", "  ".join(
             f"{t} {r['accuracy']:.2f}/{r['tokens_per_forward']:.1f}" for t, r in found[decoder].items()),
             flush=True)

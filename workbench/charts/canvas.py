@@ -1,15 +1,23 @@
-"""How a canvas filled in: places across, forwards down, the token where it was fixed."""
+"""How a canvas filled in: places across, forwards down, the token where it was fixed; and what fixing many
+at once does to the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import events as ev
-from workbench.charts.base import Figure, axis, empty, figure, label
+from workbench.charts.base import INK, PALETTE, Figure, axis, empty, figure, label, note
+
+if TYPE_CHECKING:
+    from workbench.analysis.parallelism import Study
 
 #: Places and steps that a picture shows.
 _MOST = 64
+_DASHES = ("solid", "dot")
+_SYMBOLS = {"diffusion_static": "circle", "diffusion_threshold": "square", "diffusion_freedave": "star",
+            "diffusion_localleap": "diamond", "diffusion_credit": "cross", "diffusion_entropy": "x",
+            "diffusion_learn2pd": "triangle-up"}
 
 
 def canvas(commits: Sequence[ev.Commit], title: str = "How the canvas filled in") -> Figure:
@@ -41,3 +49,43 @@ def canvas(commits: Sequence[ev.Commit], title: str = "How the canvas filled in"
     return figure([trace], title, axis("place on the canvas", dtick=1),
                   axis("forward", autorange="reversed", type="category"),
                   height=max(240, min(620, 110 + 26 * len(steps))))
+
+
+def parallelism(study: Study, tasks: Sequence[str] = (), title: str = "Quality against parallelism",
+                here: tuple[str, float] | None = None) -> Figure:
+    """One line per task through its decoders, the slowest first; bars are 95 % intervals. ``tasks``: those
+    that are shown at once (the legend has the others). ``here``: (task, tokens per forward) of a run."""
+    if not study.points:
+        return empty(title, "Nothing was measured; `workbench bench diffusion` measures it.")
+    traces: list[dict[str, Any]] = []
+    for i, task in enumerate(study.tasks):
+        points = study.of(task)
+        color = PALETTE[i % len(PALETTE)]
+        traces.append({
+            "type": "scatter", "mode": "lines+markers", "name": label(task),
+            "visible": True if not tasks or task in tasks else "legendonly",
+            "x": [p.per_forward for p in points], "y": [100 * p.valid for p in points],
+            "line": {"color": color, "width": 1.5, "dash": _DASHES[i // len(PALETTE) % len(_DASHES)]},
+            "marker": {"color": color, "size": 8, "symbol": [_symbol(p.decoder) for p in points]},
+            "error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 2,
+                        "array": [100 * (p.interval[1] - p.valid) for p in points],
+                        "arrayminus": [100 * (p.valid - p.interval[0]) for p in points]},
+            "customdata": [[label(p.decoder), p.right, p.examples, p.same] for p in points],
+            "hovertemplate": f"{label(task)}, %{{customdata[0]}}: %{{customdata[1]}} of %{{customdata[2]}} "
+                             "valid at %{x:.2f} tokens per forward; %{customdata[3]} texts as one place "
+                             "per forward<extra></extra>"})
+    layout: dict[str, Any] = {}
+    if here is not None and here[0] in study.tasks:
+        layout = {"shapes": [{"type": "line", "x0": here[1], "x1": here[1], "y0": 0, "y1": 1, "yref": "paper",
+                              "line": {"color": INK, "width": 1, "dash": "dot"}}],
+                  "annotations": [note("this run", x=here[1], y=0.02, xref="x", yanchor="bottom",
+                                       xanchor="left", font={"size": 11, "color": INK})]}
+    return figure(traces, title, axis("tokens per forward", rangemode="tozero"),
+                  axis("valid answers (%)", range=[-4, 108]), height=380,
+                  legend={"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"},
+                  **layout)
+
+
+def _symbol(decoder: str) -> str:
+    """One mark per family of decoders."""
+    return _SYMBOLS.get(decoder.partition("(")[0], "circle")

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 #: subcommand -> (module, one help line).
 PARTS = {"decoding": ("bench_decoding", "every drafting method beside plain decoding, by kind of prompt"),
          "compression": ("bench_compression", "compressed weights beside each other: size, quality, speed"),
-         "draft": ("bench_draft", "the fastest drafting method and length for this model here")}
+         "draft": ("bench_draft", "the fastest drafting method and length for this model here"),
+         "diffusion": ("bench_diffusion", "quality against parallelism of masked-diffusion decoders")}
 
 
 class Parts(click.Group):

@@ -82,7 +82,8 @@ def open_model(source: str | Path = "wb-dlm") -> DiffusionModel:
     """A bundled model's name or a folder. Raises ModelError when it is no masked-diffusion model."""
     from workbench import zoo
 
-    folder = Path(zoo.path(str(source))) if str(source) in zoo.names() else Path(source)
+    name = zoo.DEFAULT if source == "bundled" else str(source)
+    folder = Path(zoo.path(name)) if name in zoo.names() else Path(source)
     _facts(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
