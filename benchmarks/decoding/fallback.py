@@ -27,7 +27,8 @@ from workbench.speculation.measuring import CLOCKS
 from workbench.store.environment import collect
 
 METHODS = ("jacobi", "speculative_jacobi", "input_copy", "prompt_lookup", "token_recycling",
-           "adaptive_tables", "draft_model", "optimal_tree", "medusa", "eagle", "clover", "hidden_transfer", "ppd", "easyspec")
+           "adaptive_tables", "draft_model", "optimal_tree", "medusa", "eagle", "clover", "hidden_transfer",
+           "ppd", "easyspec")
 #: Slower than plain decoding by more is too much.
 BAR = 0.97
 #: Fewer tokens after the switch say nothing.
