@@ -14,7 +14,6 @@ from workbench.panels import Action, Content, panel, panels, say
 if TYPE_CHECKING:
     from workbench.store import Run
 
-_LIVE_S = 2.0
 _CONFIG = {"displayModeBar": False, "responsive": True, "showTips": False, "displaylogo": False,
            "plotlyServerURL": ""}
 
@@ -55,7 +54,7 @@ class Questions:
             empty="Run something first; then this panel speaks of it.")
         self._answer.objects = self._parts(found.question, content)
         # A panel that is slow to make is made less often.
-        self._next = time.monotonic() + max(_LIVE_S, 10 * (time.monotonic() - began))
+        self._next = time.monotonic() + max(found.live_s, 10 * (time.monotonic() - began))
 
     def _parts(self, question: str, content: Content) -> list[Any]:
         lines = [tag("div", question, cls="empty")]

@@ -10,9 +10,6 @@ from workbench.panels import Action, Content, panel, panels, plain
 if TYPE_CHECKING:
     from workbench.store import Run
 
-#: Seconds between two drawings of a panel while its run goes on.
-_LIVE_S = 2.0
-
 
 def menu() -> list[dict[str, str]]:
     """The questions there are."""
@@ -50,7 +47,7 @@ class Opened:
         self._content = found.content(run, baseline) if run is not None else Content(
             empty="Run something first; then this panel speaks of it.")
         # A panel that is slow to make is made less often.
-        self._next = time.monotonic() + max(_LIVE_S, 10 * (time.monotonic() - began))
+        self._next = time.monotonic() + max(found.live_s, 10 * (time.monotonic() - began))
         about = "" if run is None else f"About {run.label}" + (
             f", against {baseline.label}." if baseline is not None and baseline.id != run.id else ".")
         return {"key": found.key, "question": found.question, "about": about,

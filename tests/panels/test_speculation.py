@@ -162,3 +162,25 @@ def test_a_search_through_the_sessions_own_engine(session: Session, monkeypatch:
     assert {r.id for r in session.store.runs()} == before
     chosen = session.settings.with_(found.changes).decoding
     assert chosen.name() in ("plain", "prompt_lookup", "token_recycling")
+
+
+@pytest.mark.parametrize(("key", "redrawn"), [("speculation", True), ("canvas", True), ("memory", False)])
+def test_what_streams_is_drawn_again_soon(key: str, redrawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a run goes on the ribbon and the canvas follow it; panels about sums can wait."""
+    from types import SimpleNamespace
+
+    from workbench.settings import Settings
+    from workbench.widgets import panels as drawn
+
+    run = Store().record(Settings(), "hi").run
+    clock = [100.0]
+    monkeypatch.setattr(drawn, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    opened = drawn.Opened()
+    opened.open(key)
+    assert opened.due(run, None)
+    opened.draw(run, None)
+    assert not opened.due(run, None)
+    clock[0] += 0.6
+    assert opened.due(run, None) is redrawn
+    clock[0] += 1.5
+    assert opened.due(run, None)

@@ -74,13 +74,15 @@ class Content:
 class Panel:
     """``build(run, baseline) -> Content`` is pure: it reads runs and changes nothing.
 
-    ``question``: what a person asks who opens it. ``order``: place among the panels, small first."""
+    ``question``: what a person asks who opens it. ``order``: place among the panels, small first.
+    ``live_s``: seconds between two drawings while the run goes on (a slow panel is drawn less often)."""
 
     key: str
     title: str
     question: str
     build: Callable[..., Content] = field(compare=False)
     order: int = 100
+    live_s: float = 2.0
 
     def content(self, run: Run, baseline: Run | None = None) -> Content:
         """Never raises: a panel that cannot be drawn must not take the view with it."""

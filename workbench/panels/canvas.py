@@ -53,4 +53,4 @@ def _sentence(run: Run, commits: list[ev.Commit]) -> str:
 
 
 PANEL = Panel("canvas", "Canvas", "In which order did the canvas fill in, and how sure was it?", build,
-              order=80)
+              order=80, live_s=0.5)

@@ -102,4 +102,5 @@ def _longest(steps: list[of.Step]) -> list[str]:
     return [f"The most at once: {best.accepted} drafted tokens in step {best.step}, {best.text[:_TEXT]!r}."]
 
 
-PANEL = Panel("speculation", "Speculation", "Which drafted tokens did the target keep?", build, order=60)
+PANEL = Panel("speculation", "Speculation", "Which drafted tokens did the target keep?", build, order=60,
+              live_s=0.5)
