@@ -104,7 +104,7 @@ def _summary(mine: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[st
     same = sum(a == b for m, p in zip(mine, plain, strict=True)
                for a, b in zip(m["tokens"], p["tokens"], strict=True))
     return {"tok_s": rate(mine), "ratio": rate(mine) / rate(plain),
-            "quartiles": statistics.quantiles(pairs, n=4) if len(pairs) > 1 else None,
+            "quartiles": statistics.quantiles(pairs, n=4, method="inclusive") if len(pairs) > 1 else None,
             "mean_accepted": statistics.fmean(r["mean_accepted"] for r in mine),
             "schedule": mine[-1]["schedule"], "fallback": mine[-1]["fallback"],
             "same_texts": same, "texts": sum(len(m["tokens"]) for m in mine)}

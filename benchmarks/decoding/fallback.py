@@ -63,7 +63,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = [f["ratio"] for f in found if f["ratio"] is not None]
     low, high = (min(ratios), max(ratios)) if ratios else (None, None)
     if len(ratios) > 1:
-        low, _, high = statistics.quantiles(ratios, n=4)
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"runs": len(found), "gave_up": len(ratios), "same_texts": sum(f["same"] for f in found),
             "ratio": statistics.median(ratios) if ratios else None, "low": low, "high": high,
             "whole": statistics.median(f["whole"] for f in found)}

@@ -30,11 +30,15 @@ def test_it_prints_every_methods_figures(capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_the_table_names_methods_and_kinds(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["bench", "decoding", "--methods", "input_copy", "--kinds", "edit", "--each", "1",
-                        "-r", "1", "-n", "12"]) == 0
+    assert run_command(["bench", "decoding", "--methods", "input_copy,token_recycling", "--kinds", "edit",
+                        "--each", "1", "-r", "1", "-n", "12"]) == 0
     said = capsys.readouterr()
     assert "input_copy" in said.out
     assert "edit" in said.out
+    assert said.out.index("token_recycling") < said.out.index("the fastest first")
+    [total] = [line for line in said.out.splitlines() if line.startswith("token_recycling ")]
+    kept, drafted = map(int, total.split()[3].split("/"))  # on one line, in 80 columns
+    assert 0 <= kept < drafted
     assert "1/1" in said.out
     assert "tokens per verification" in said.err
 

@@ -159,3 +159,15 @@ def test_a_folder_of_prompts(tmp_path: Path) -> None:
         prompts.folder(tmp_path)
     with pytest.raises(SettingsError, match="no folder"):
         prompts.folder(tmp_path / "none")
+
+
+def test_quartiles_stay_within_what_was_measured() -> None:
+    from workbench.speculation.measuring import Decoded, summarize
+
+    def decoded(rate: float) -> Decoded:
+        return Decoded([[1, 2]], rate, 1.0, 8, 8, 0, 0, 0, 0.0, 1.0, 0, 0)
+
+    found = summarize([(decoded(200.0), decoded(100.0)), (decoded(300.0), decoded(100.0))])
+    assert (found.ratio, found.ratio_low, found.ratio_high) == (2.5, 2.25, 2.75)
+    alone = summarize([(decoded(200.0), decoded(100.0))])
+    assert (alone.ratio, alone.ratio_low, alone.ratio_high) == (2.0, 2.0, 2.0)

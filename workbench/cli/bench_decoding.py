@@ -22,12 +22,15 @@ from workbench.errors import SettingsError, one_of
 from workbench.units import format_bytes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from workbench.speculation.benchmarking import Results, Row
     from workbench.zoo import Prompt
 
-#: Benchmarked when no method is named.
-METHODS = ("draft_model", "prompt_lookup", "input_copy", "token_recycling", "adaptive_tables", "jacobi")
-_COLUMNS = ["kind", "length", "fwd/tok", "kept %", "x plain", "quartiles", "draft %", "memory", "identical"]
+#: Benchmarked when no method is named; heads that this model has not got are left out with their reason.
+METHODS = ("draft_model", "optimal_tree", "prompt_lookup", "input_copy", "token_recycling", "adaptive_tables",
+           "medusa", "eagle", "jacobi")
+_COLUMNS = ["kind", "length", "fwd/tok", "kept", "x plain", "quartiles", "draft", "memory", "same"]
 
 
 @click.command("decoding")
@@ -35,7 +38,8 @@ _COLUMNS = ["kind", "length", "fwd/tok", "kept %", "x plain", "quartiles", "draf
 @click.option("--methods", metavar="NAME,...", help="with arguments where wanted: "
               "'token_recycling(nodes=30),draft_model(draft=wb-1m)'; all: every method that can work here")
 @click.option("--prompts", "folder", type=click.Path(path_type=Path),
-              help="a folder of .txt files, or .jsonl with turns and category (Spec-Bench)")
+              help="a folder of .txt files, or .jsonl with turns and category as in Spec-Bench "
+              "(default: bundled prompts of eight kinds)")
 @click.option("--kinds", metavar="NAME,...", help="only these kinds of prompt")
 @click.option("--each", type=click.IntRange(1), help="prompts of each kind at most")
 @click.option("--new-tokens", "-n", default=96, show_default=True, type=click.IntRange(2))
@@ -156,24 +160,37 @@ def progress() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def show(found: Results) -> None:
-    """One table per method, its line over all kinds last."""
-    for method in dict.fromkeys(r.method for r in found.rows if r.method != "plain"):
+    """One table per method, its line over all kinds last; then the methods beside each other."""
+    methods = list(dict.fromkeys(r.method for r in found.rows if r.method != "plain"))
+    for method in methods:
         rows = [r for r in found.rows if r.method == method]
-        console().print(text_table(method, _COLUMNS, [_line(r) for r in rows]))
+        console().print(_narrow(method, _COLUMNS, [_line(r) for r in rows]))
+    if len(methods) > 1:
+        every = sorted((found.row(m) for m in methods), key=lambda r: -r.summary.ratio)
+        console().print(_narrow("every kind, the fastest first", ["method", *_COLUMNS[1:]],
+                                [[r.method, *_line(r)[1:]] for r in every]))
     console(stderr=True).print(
-        "length: tokens per verification; fwd/tok: target forwards per new token; x plain: tok/s against "
-        "plain decoding in the same turn; draft %: share of the time; memory: besides plain decoding's",
-        soft_wrap=True, markup=False)
+        "length: tokens per verification; fwd/tok: target forwards per new token; kept: drafted tokens that "
+        "the target kept, of all that were drafted; x plain: tok/s against plain decoding in the same turn, "
+        "median and quartiles; draft: its share of the time; memory: besides plain decoding's; same: texts "
+        "that are plain decoding's", soft_wrap=True, markup=False)
     for method, why in found.skipped.items():
         console(stderr=True).print(f"{method} was left out: {why}", markup=False, soft_wrap=True)
 
 
 def _line(row: Row) -> list[str]:
     s = row.summary
-    rate = "–" if s.acceptance is None else f"{100 * s.acceptance:.0f}"
-    return [row.kind, _number(s.length), _number(s.forwards_per_token), rate, f"{s.ratio:.2f}",
-            f"{s.ratio_low:.2f}-{s.ratio_high:.2f}", f"{100 * s.draft_share:.0f}",
+    return [row.kind, _number(s.length), _number(s.forwards_per_token),
+            f"{s.accepted}/{s.drafted}" if s.drafted else "–",
+            f"{s.ratio:.2f}", f"{s.ratio_low:.2f}-{s.ratio_high:.2f}" if s.runs > 1 else "–", f"{100 * s.draft_share:.0f}%",
             format_bytes(s.extra_bytes), identical(row)]
+
+
+def _narrow(title: str, headings: list[str], rows: list[list[str]]) -> Table:
+    """Without lines, so that nine columns fit a terminal of 80."""
+    table = text_table(f"\n{title}", headings, rows)
+    table.box, table.pad_edge, table.collapse_padding = None, False, True
+    return table
 
 
 def identical(row: Row) -> str:

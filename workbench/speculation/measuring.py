@@ -110,7 +110,8 @@ class Summary:
 def summarize(pairs: Sequence[tuple[Decoded, Decoded]]) -> Summary:
     """``pairs``: (the method's, plain's) of the same prompt and turn; at least one."""
     ratios = [m.tok_per_s / p.tok_per_s for m, p in pairs]
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    several = ratios if len(ratios) > 1 else ratios * 2
+    low, middle, high = statistics.quantiles(several, n=4, method="inclusive")  # never beyond what was seen
     new, forwards = sum(m.new for m, _ in pairs), sum(m.forwards for m, _ in pairs)
     verified = sum(m.verifications for m, _ in pairs)
     accepted = sum(m.accepted for m, _ in pairs)
