@@ -182,8 +182,8 @@ def _line(row: Row) -> list[str]:
     s = row.summary
     return [row.kind, _number(s.length), _number(s.forwards_per_token),
             f"{s.accepted}/{s.drafted}" if s.drafted else "–",
-            f"{s.ratio:.2f}", f"{s.ratio_low:.2f}-{s.ratio_high:.2f}" if s.runs > 1 else "–", f"{100 * s.draft_share:.0f}%",
-            format_bytes(s.extra_bytes), identical(row)]
+            f"{s.ratio:.2f}", f"{s.ratio_low:.2f}-{s.ratio_high:.2f}" if s.runs > 1 else "–",
+            f"{100 * s.draft_share:.0f}%", format_bytes(s.extra_bytes), identical(row)]
 
 
 def _narrow(title: str, headings: list[str], rows: list[list[str]]) -> Table:
