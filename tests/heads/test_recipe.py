@@ -114,6 +114,7 @@ def test_the_command_lists_and_trains(capsys: pytest.CaptureFixture[str], tmp_pa
     assert run_command(["heads", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"bundled", "trained here"} == {r["where"] for r in rows}
+    assert {r["method"] for r in rows if r["where"] == "bundled"} == {*BUNDLED, "lud"}
     assert run_command(["heads", "list"]) == 0
     assert "wb-14m" in capsys.readouterr().out
     assert run_command(["heads", "train", "bundled", "--method", "hydra"]) == 2

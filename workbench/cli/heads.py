@@ -20,25 +20,48 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def listed(as_json: bool) -> None:
     """The heads that are here, bundled and trained."""
-    from workbench import zoo
-    from workbench.heads import spec
-
-    rows: list[dict[str, Any]] = []
-    for where, root in (("bundled", zoo.heads()), ("trained here", spec.home())):
-        for file in sorted(root.glob(f"*/*/{spec.SPEC}")):
-            if file.parent.name not in spec.METHODS:
-                continue
-            found = spec.HeadSpec.read(file.parent)
-            rows.append({"target": found.target, "method": found.method, "steps": found.steps,
-                         "bytes": sum(f.stat().st_size for f in file.parent.glob("*.safetensors")),
-                         "first_guess": [h[0] for h in found.hits], "where": where,
-                         "path": str(file.parent)})
+    rows = [row for where, root in _roots() for row in [*_heads_in(root, where), *_pads_in(root, where)]]
     if as_json:
         print_json(rows)
         return
-    table = [[r["target"], r["method"], format_bytes(r["bytes"]),
-              "  ".join(f"{h:.0%}" for h in r["first_guess"]), r["where"]] for r in rows]
+    table = [[r["target"], r["method"], format_bytes(r["bytes"]), "  ".join(
+        f"{h:.0%}" for h in r["first_guess"]) or "see its card", r["where"]] for r in rows]
     console().print(text_table("", ["target", "method", "size", "first guess right, by step", "from"], table))
+    console(stderr=True).print("use one: workbench run --decoding METHOD; make one: workbench heads train "
+                               "MODEL --method METHOD", markup=False, soft_wrap=True)
+
+
+def _roots() -> list[tuple[str, Path]]:
+    from workbench import zoo
+    from workbench.heads import spec
+
+    return [("bundled", zoo.heads()), ("trained here", spec.home())]
+
+
+def _heads_in(root: Path, where: str) -> list[dict[str, Any]]:
+    """The heads of this folder; ``first_guess``: by step, on held-out text."""
+    from workbench.heads import spec
+
+    rows: list[dict[str, Any]] = []
+    for file in sorted(root.glob(f"*/*/{spec.SPEC}")):
+        if file.parent.name not in spec.METHODS:
+            continue
+        found = spec.HeadSpec.read(file.parent)
+        rows.append({"target": found.target, "method": found.method, "steps": found.steps,
+                     "bytes": _size(file.parent), "first_guess": [h[0] for h in found.hits],
+                     "where": where, "path": str(file.parent)})
+    return rows
+
+
+def _pads_in(root: Path, where: str) -> list[dict[str, Any]]:
+    """LUD's embeddings: no head, and nothing of them was counted on held-out text."""
+    return [{"target": file.parent.parent.name, "method": "lud", "steps": 3, "bytes": _size(file.parent),
+             "first_guess": [], "where": where, "path": str(file.parent)}
+            for file in sorted(root.glob("*/lud/lud.json"))]
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
 
 
 @command.command("train")
