@@ -101,6 +101,9 @@ class Answerer:
     def _fitted(self, prompt: str, room: int) -> str:
         """The end of ``prompt`` that is at most ``room`` tokens long."""
         ids = self.model.encode(prompt)
+        begin = getattr(self.model.tokenizer, "bos_token", None)
+        if begin and prompt.startswith(begin) and len(ids) > 1 and ids[0] == ids[1]:
+            return self._fitted(prompt[len(begin):], room)  # a chat template wrote what encoding adds
         if len(ids) <= room:
             return prompt
         self.cut_prompts += 1
