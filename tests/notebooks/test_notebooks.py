@@ -17,6 +17,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 #: What a tutorial must have printed at its end.
 WANTED = {
+    "05_decoding_in_parallel.ipynb": ("diffusion_freedave", "shuffle at once", "you guessed"),
     "06_when_does_speculation_pay.ipynb": ("tokens are the plain target's own", "must be", "estimated"),
     "07_trees.ipynb": ("The texts are identical.", "The text is identical.", "auto:"),
     "01_first_run.ipynb": ("The texts are identical.",),  # speculation must not change the text
