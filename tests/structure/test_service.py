@@ -67,7 +67,8 @@ def test_sparsify_keeps_its_zeros_and_magnitude_keeps_its_numbers(tmp_path) -> N
     (["slice", "wb-1m", "OUT", "--share", "1.5"], "out of range"),
     (["sparsify", "wb-1m", "OUT", "--sparsity", "1"], "out of range"),
     (["slice", "nowhere-at-all", "OUT", "--share", "0.1"], "nowhere-at-all"),
-    (["prune", "wb-1m", "OUT", "--text", "/nothing/here.txt"], "cannot be read")])
+    (["prune", "wb-1m", "OUT"], "nothing to prune"),
+    (["prune", "wb-1m", "OUT", "--depth", "1", "--text", "/nothing/here.txt"], "cannot be read")])
 def test_what_cannot_be_is_one_sentence_and_writes_nothing(arguments, said: str, tmp_path) -> None:
     from workbench.errors import WorkbenchError
 
@@ -86,4 +87,4 @@ def test_the_command_line_prints_its_facts(tmp_path) -> None:
     facts = json.loads(found.stdout)
     assert facts["layers"] in ([0], [1])
     with pytest.raises(SettingsError, match="not empty"):
-        service.prune("wb-1m", tmp_path / "p", Target(), SHORT, TEXT)
+        service.prune("wb-1m", tmp_path / "p", Target(1), SHORT, TEXT)

@@ -41,7 +41,12 @@ class Recipe:
             raise SettingsError(f"rounding={self.rounding!r} is not valid; choose gptq or nearest")
         if not 2 <= self.bits <= 8:
             raise SettingsError(f"bits={self.bits} is out of range; valid: 2 to 8")
-        if self.samples * self.length < 256:
+        if self.group < 0:
+            raise SettingsError(f"group={self.group} is not valid; give columns per scale, or 0 for one per "
+                                "row")
+        if not 1e-6 <= self.damp <= 1:
+            raise SettingsError(f"damp={self.damp:g} is out of range; valid: 1e-06 to 1, and 0.01 is usual")
+        if min(self.samples, self.length) < 1 or self.samples * self.length < 256:
             raise SettingsError(f"{self.samples} samples of {self.length} tokens are too little calibration "
                                 "text; take at least 256 tokens")
 

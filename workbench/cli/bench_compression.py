@@ -40,6 +40,8 @@ def command(model: str | None, methods: str, full: bool, rounds: int, no_speed: 
     from workbench.quality.compression import table
 
     settings = Settings().with_({"model.source": model} if model else {})
+    if out is not None:
+        _place(out)
     lines: list[Line] = []
     with console(stderr=True).status("opening the model") as status:
         for line in table(settings, _split(methods), _teller(status), lambda: False,
@@ -79,15 +81,23 @@ def _machine() -> dict[str, Any]:
             "isa": native.isa() or native.why_not(), "torch": torch.__version__, "tokens_per_run": TOKENS}
 
 
-def _write(path: Path, data: dict[str, Any]) -> None:
+def _place(path: Path) -> Path:
+    """Where the table is written before it is renamed; asked before anything is measured."""
     aside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(clean(data), indent=1) + "\n", "utf-8")
-        aside.replace(path)
+        aside.touch()
+        aside.unlink()
     except OSError as error:
         raise StoreError(f"the table cannot be written to {path} ({error.strerror}); choose another --out"
                          ) from None
+    return aside
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    aside = _place(path)
+    aside.write_text(json.dumps(clean(data), indent=1) + "\n", "utf-8")
+    aside.replace(path)
 
 
 def _teller(status: Any) -> Callable[[Event], None]:

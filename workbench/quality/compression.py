@@ -81,11 +81,12 @@ def table(settings: Settings, schemes: Sequence[str], emit: Emit, cancelled: Cal
     is its line's ``error``."""
     if rounds < 2:
         raise SettingsError(f"speeds need at least 2 rounds, not {rounds}")
+    wanted = known_schemes(schemes)
     folder = keep or home() / "cache" / "tables" / _key(settings, level)
     folder.mkdir(parents=True, exist_ok=True)
     work = _Table(settings, level, rounds, speed, again, folder, emit, cancelled)
     yield work.reference()
-    for scheme in known_schemes(schemes):
+    for scheme in wanted:
         yield work.line(scheme)
 
 

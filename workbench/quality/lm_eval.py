@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +137,6 @@ def require() -> None:
 def scores_from(rows: list[dict[str, Any]]) -> list[Score]:
     """What ``asdict`` made of scores."""
     return [Score(**row) for row in rows]
-
-
-def as_rows(scores: list[Score]) -> list[dict[str, Any]]:
-    return [asdict(s) for s in scores]
 
 
 def _state(folder: Path) -> str:

@@ -10,9 +10,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.errors import SettingsError
 from workbench.events import Event, Progress, Quality
@@ -30,16 +30,32 @@ _QUICK_CHARACTERS = 1200
 REFERENCE = "bf16"
 
 
+class Benchmark(Protocol):
+    """What else can be measured of every row's loaded model (``lm_eval.Task``)."""
+
+    @property
+    def key(self) -> str:
+        """Equal for what gives equal scores."""
+
+    def open(self, emit: Emit) -> Any:
+        """Tells a mistake before a model is loaded."""
+
+    def measure(self, model: Any, settings: Settings, emit: Emit, cancelled: Callable[[], bool],
+                journal: Path | str | None = None) -> Sequence[Any]:
+        """Scores, each a dataclass."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """``nbytes``: the decoder's matrices as stored, ``bits`` per weight of them. ``prepare_s``: loading,
-    calibration and maps included. ``tok_per_s``: greedy decoding, None where it was not asked for.
-    Errors are standard errors; figures against the reference are None for the reference itself."""
+    """``nbytes``: the decoder's matrices as stored, ``bits`` per weight of them; None where another engine
+    does not say. ``prepare_s``: loading, calibration and maps included. ``tok_per_s``: greedy decoding, None
+    where it was not asked for. Errors are standard errors; figures against the reference are None for the
+    reference itself. ``scores``: a benchmark's key -> its scores as dictionaries."""
 
     scheme: str
     effective: str
-    nbytes: int
-    bits: float
+    nbytes: int | None
+    bits: float | None
     prepare_s: float
     tokens: int
     perplexity: float
@@ -55,14 +71,16 @@ class Row:
     tasks: int = 0
     divergence: int | None = None
     tok_per_s: float | None = None
+    scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def study(settings: Settings, schemes: Sequence[str], emit: Emit, cancelled: Callable[[], bool], *,
           level: str = "quick", tasks: int = 32, speed: bool = False, text: str = "def main(",
-          keep: Path | None = None) -> Iterator[Row]:
+          keep: Path | None = None, benchmarks: Sequence[Benchmark] = ()) -> Iterator[Row]:
     """One row per scheme ("int4(group=32)" ...), the reference first. ``level``: quick or full evaluation
     text. ``tasks`` 0: no accuracy. ``divergence``: index of the first greedy token of ``text``'s
-    continuation (64 tokens) that differs from the reference's, None where none does.
+    continuation (64 tokens) that differs from the reference's, None where none does. ``benchmarks``: also
+    measured on every row's model; what a row has already is not measured again.
 
     ``keep``: folder of what a stopped study goes on from (default: in the cache). Emits ``Quality`` and
     ``Progress`` of each evaluation as it runs. Raises SettingsError, ModelError, StoreError, Cancelled."""
@@ -72,7 +90,7 @@ def study(settings: Settings, schemes: Sequence[str], emit: Emit, cancelled: Cal
     documents = texts(level)
     folder = keep or home() / "cache" / "studies" / study_key(plan[0], level, tasks, text)
     folder.mkdir(parents=True, exist_ok=True)
-    work = _Study(folder, documents, emit, cancelled, tasks, speed, text)
+    work = _Study(folder, documents, emit, cancelled, tasks, speed, text, benchmarks)
     for one in plan:
         yield work.row(one)
 
@@ -106,19 +124,16 @@ class _Study:
     tasks: int
     speed: bool
     text: str
+    benchmarks: Sequence[Benchmark] = ()
 
     def row(self, settings: Settings) -> Row:
         """From the folder where it is there, else measured and kept."""
         name = hashlib.sha256(settings.to_json().encode()).hexdigest()[:12]
-        path = self.folder / f"{name}.json"
-        known = self._known(path)
-        if known is not None:
+        known = self._known(self.folder / f"{name}.json")
+        missing = [b for b in self.benchmarks if known is None or b.key not in known.scores]
+        if known is not None and not missing:
             return known
-        row = self._measured(settings, self.folder / name)
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(asdict(row)), "utf-8")
-        aside.replace(path)
-        return row
+        return self._measured(settings, self.folder / name, known, missing)
 
     def _known(self, path: Path) -> Row | None:
         try:
@@ -127,37 +142,53 @@ class _Study:
             return None
         return None if self.speed and row.tok_per_s is None else row
 
-    def _measured(self, settings: Settings, journal: Path) -> Row:
-        from workbench.quality.accuracy import accuracy
-        from workbench.quality.evaluation import evaluate
-        from workbench.runtime import load
+    @staticmethod
+    def _keep(row: Row, path: Path) -> Row:
+        aside = path.with_suffix(".part")
+        aside.write_text(json.dumps(asdict(row)), "utf-8")
+        aside.replace(path.with_suffix(".json"))
+        return row
 
-        first = str(settings.weights) == REFERENCE
-        reference = self.folder / "reference.npy"
+    def _measured(self, settings: Settings, path: Path, row: Row | None, missing: Sequence[Benchmark]) -> Row:
+        """``path`` without a suffix; ``row``: what is known already. One load for all that is missing."""
+        from workbench.backends import open_model
+
+        for benchmark in missing:
+            benchmark.open(self.emit)
         self.emit(Progress(what="open", done=0, detail=str(settings.weights)))
         began = time.perf_counter()
-        model: Model = load(settings, self.emit, self.cancelled)
+        model: Model = open_model(settings, self.emit, self.cancelled)
         prepared = time.perf_counter() - began
         try:
-            summary = evaluate(
-                model, self.documents, self.emit, self.cancelled, window=WINDOW,
-                **({"save": reference} if first else
-                   {"reference": reference, "shuffle": 0, "journal": journal.with_suffix(".windows")}))
-            found = accuracy(model, self.emit, self.cancelled, count=self.tasks,
-                             journal=journal.with_suffix(".tasks")) if self.tasks else None
-            tokens, rate = self._continued(model, settings)
-            return self._row(model, settings, prepared, asdict(summary), found, self._parted(tokens, first),
-                             rate)
+            row = row or self._keep(self._figures(model, settings, prepared, path), path)
+            for benchmark in missing:
+                journal = path.with_suffix("." + hashlib.sha256(benchmark.key.encode()).hexdigest()[:8])
+                scores = benchmark.measure(model, settings, self.emit, self.cancelled, journal)
+                row = self._keep(replace(row, scores={**row.scores, benchmark.key: [
+                    asdict(score) for score in scores]}), path)
+            return row
         finally:
             model.close()
 
+    def _figures(self, model: Model, settings: Settings, prepared: float, path: Path) -> Row:
+        from workbench.quality.accuracy import accuracy
+        from workbench.quality.evaluation import evaluate
+
+        first = str(settings.weights) == REFERENCE
+        reference = self.folder / "reference.npy"
+        summary = evaluate(
+            model, self.documents, self.emit, self.cancelled, window=WINDOW,
+            **({"save": reference} if first else
+               {"reference": reference, "shuffle": 0, "journal": path.with_suffix(".windows")}))
+        found = accuracy(model, self.emit, self.cancelled, count=self.tasks,
+                         journal=path.with_suffix(".tasks")) if self.tasks else None
+        tokens, rate = self._continued(model, settings)
+        return self._row(model, settings, prepared, asdict(summary), found, self._parted(tokens, first), rate)
+
     def _row(self, model: Any, settings: Settings, prepared: float, figures: dict[str, Any],
              found: Accuracy | None, parted: int | None, rate: float | None) -> Row:
-        packed = model.loaded.packed.values()
-        nbytes = sum(p.nbytes for p in packed)
-        weights = sum(p.in_features * p.out_features for p in packed)
-        return Row(str(settings.weights), model.loaded.effective["weights"].effective, nbytes,
-                   8 * nbytes / max(1, weights), prepared, **figures,
+        nbytes, bits = _size(model)
+        return Row(str(settings.weights), _effective(model), nbytes, bits, prepared, **figures,
                    accuracy=found.value if found else None, accuracy_se=found.se if found else None,
                    tasks=found.count if found else 0, divergence=parted, tok_per_s=rate)
 
@@ -178,6 +209,23 @@ class _Study:
             path.write_text(json.dumps(tokens), "utf-8")
         known = json.loads(path.read_text("utf-8"))
         return next((i for i, (a, b) in enumerate(zip(known, tokens, strict=False)) if a != b), None)
+
+
+def _size(model: Any) -> tuple[int | None, float | None]:
+    """(bytes, bits per weight) of the decoder's matrices; of another engine what it says of its own."""
+    if model.loaded is None:
+        return next((m.weights_bytes for m in model.memory() if m.weights_bytes), None), None
+    packed = model.loaded.packed.values()
+    nbytes = sum(p.nbytes for p in packed)
+    return nbytes, 8 * nbytes / max(1, sum(p.in_features * p.out_features for p in packed))
+
+
+def _effective(model: Any) -> str:
+    """The weights that ran, and why they are others than asked for."""
+    if model.loaded is not None and "weights" in model.loaded.effective:
+        return str(model.loaded.effective["weights"].effective)
+    known = model.effective().get("weights")
+    return "" if known is None else known.effective + (f" ({known.reason})" if known.reason else "")
 
 
 def latest(seen: Sequence[Event]) -> dict[str, Quality]:

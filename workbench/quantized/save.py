@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from workbench.errors import Cancelled, SettingsError, StoreError, one_of
 from workbench.events import Event, Progress
 from workbench.quantized import layouts
 from workbench.quantized.scheme import FORMATS, Scheme, config_for
+from workbench.runtime import beside
 from workbench.runtime.checkpoint import INDEX
 
 if TYPE_CHECKING:
@@ -55,21 +55,15 @@ def save(settings: Settings, recipe: Recipe, folder: Path, format: str = "compre
     scheme = scheme_for(recipe, format)
     if folder.exists():
         raise StoreError(f"{folder} is there already; choose another folder, or remove it first")
+    beside.check(folder)
     prepared = prepare(settings, recipe, emit, cancelled)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=_parent(folder)))
     try:
-        matrices = _fill(aside, settings, prepared, scheme, emit, cancelled or (lambda: False))
-        nbytes = sum(p.stat().st_size for p in aside.iterdir())
-        errors = {name: float(r[0] / r[2]) for name, r in prepared.report().items() if r[2] > 0}
-        for path in (aside, *aside.iterdir()):  # the temporary folder and its shards were private
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        aside.replace(folder)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written ({error.strerror or error}); free some space or choose "
-                         "another folder") from None
+        with beside.filling(folder) as aside:
+            matrices = _fill(aside, settings, prepared, scheme, emit, cancelled or (lambda: False))
+            nbytes = sum(p.stat().st_size for p in aside.iterdir())
+            errors = {name: float(r[0] / r[2]) for name, r in prepared.report().items() if r[2] > 0}
     finally:
         prepared.close()
-        shutil.rmtree(aside, ignore_errors=True)
     return Written(folder, nbytes, matrices, scheme.describe(), errors)
 
 
@@ -85,14 +79,6 @@ def scheme_for(recipe: Recipe, format: str) -> Scheme:
                             "compressed-tensors")
     variant = {"gptq": "gptq", "awq": "gemm", "compressed-tensors": "pack-quantized"}[format]
     return Scheme(format, recipe.bits, recipe.group, recipe.symmetric, variant)
-
-
-def _parent(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder.parent} cannot be made ({error.strerror or error})") from None
-    return folder.parent
 
 
 def _fill(aside: Path, settings: Settings, prepared: Prepared, scheme: Scheme, emit: Callable[[Event], None],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,10 @@ from workbench.calibration.recipe import Recipe
 from workbench.errors import Cancelled, SettingsError, StoreError
 from workbench.events import Event, Progress
 from workbench.quantized import layouts
-from workbench.quantized.save import _BESIDE, Written, _json, _outside, _parent, scheme_for
+from workbench.quantized.save import _BESIDE, Written, _json, _outside, scheme_for
 from workbench.quantized.scheme import Scheme, config_for
 from workbench.quantized.several import FLOAT8
+from workbench.runtime import beside
 from workbench.runtime.checkpoint import INDEX
 from workbench.techniques.weights import Calibrated, Weights
 
@@ -52,20 +52,14 @@ def save_plan(settings: Settings, choice: Mapping[str, Weights], folder: Path,
                             "like int4, or a plan with some")
     if folder.exists():
         raise StoreError(f"{folder} is there already; choose another folder, or remove it first")
+    beside.check(folder)
     writing = _Writing(settings, kinds, emit, cancelled or (lambda: False))
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=_parent(folder)))
     try:
-        writing.fill(aside)
-        nbytes = sum(p.stat().st_size for p in aside.iterdir())
-        for path in (aside, *aside.iterdir()):  # the temporary folder and its shards were private
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        aside.replace(folder)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written ({error.strerror or error}); free some space or choose "
-                         "another folder") from None
+        with beside.filling(folder) as aside:
+            writing.fill(aside)
+            nbytes = sum(p.stat().st_size for p in aside.iterdir())
     finally:
         writing.close()
-        shutil.rmtree(aside, ignore_errors=True)
     counts: dict[str, int] = {}
     for kind in kinds.values():
         counts[kind.describe()] = counts.get(kind.describe(), 0) + 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from workbench.errors import ModelError, SettingsError, StoreError
+from workbench.errors import ModelError, SettingsError
+from workbench.runtime import beside
 from workbench.runtime.sources import resolve
 from workbench.settings import Settings
 
@@ -52,9 +52,10 @@ def read(source: str, seed: int = 0) -> tuple[Any, Path]:
 
 
 def refuse_target(out: Path) -> None:
-    """Nothing is overwritten. Raises SettingsError."""
+    """Nothing is overwritten, and the place can be written. Raises SettingsError, StoreError."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out} exists already and is not empty; choose another folder, or delete it")
+    beside.check(out)
 
 
 def write(model: Any, source: Path, out: Path, about: dict[str, Any],
@@ -63,24 +64,13 @@ def write(model: Any, source: Path, out: Path, about: dict[str, Any],
 
     ``about`` is kept in the config as ``made_by_structure``. Raises StoreError, SettingsError."""
     refuse_target(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with beside.filling(out) as aside:
         model.config.made_by_structure = about
         kept = model if dtype is None else model.to(dtype)
         kept.save_pretrained(aside)
         for name in _TOKENIZER:
             if (source / name).is_file():
                 shutil.copyfile(source / name, aside / name)
-        if out.exists():
-            out.rmdir()
-        aside.chmod(0o755)
-        aside.replace(out)
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written ({error.strerror or error}); free some space, or choose "
-                         "another folder") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out
 
 

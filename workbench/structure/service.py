@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import SettingsError
 from workbench.structure import (
     calibrating,
     checkpoint,
@@ -41,6 +42,8 @@ def prune(source: str, out: Path, target: Target, recipe: recovery.Recovery, cal
     Returns facts about it. Raises SettingsError, ModelError, StoreError, Cancelled; then
     nothing is written."""
     calibration, tell = calibration or Text(), tell or (lambda what, done, of: None)
+    if target == Target():
+        raise SettingsError("nothing to prune; give a size of --depth, --ffn, --heads or --hidden")
     checkpoint.refuse_target(out)
     began = time.monotonic()
     model, folder = checkpoint.read(source)
