@@ -37,7 +37,7 @@ MAY = {
     "forecast": PURE | {"settings", "techniques", "energy"},
     "runtime": PURE | {"quantized", "diffusion", "formats", "gguf", "kernels", "settings", "techniques",
                        "zoo"},
-    "quality": PURE | {"runtime", "settings", "techniques", "zoo", "zoo.recipes"},
+    "quality": PURE | {"backends", "runtime", "settings", "techniques", "zoo", "zoo.recipes"},
     "sensitivity": PURE | {"calibration", "quality", "runtime", "settings", "techniques", "zoo"},
     "quantized": PURE | {"calibration", "kernels", "runtime", "settings", "techniques"},
     "speculation": PURE | {"analysis", "runtime", "settings", "techniques", "zoo", "zoo.recipes"},
