@@ -156,10 +156,11 @@ def show_metric(name: str, value: float | None) -> str:
 
 
 def run_row(run: Run) -> dict[str, Any]:
-    """What ``--json`` prints of a run."""
+    """What ``--json`` prints of a run; of a batch also every prompt and text."""
+    every = {"prompts": list(run.prompts), "texts": run.texts} if len(run.prompts) > 1 else {}
     return {"id": run.id, "label": run.label, "status": run.status, "error": run.error,
             "prompt": run.prompt, "text": run.text, "requested": run.requested.to_dict(),
-            "effective": run.effective, "metrics": metrics_dict(run), "path": str(run.path)}
+            "effective": run.effective, "metrics": metrics_dict(run), "path": str(run.path), **every}
 
 
 def metrics_dict(run: Run) -> dict[str, Any]:

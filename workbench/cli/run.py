@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +34,17 @@ _LOOK_S = 0.05
 
 
 @click.command("run")
-@click.option("--prompt", "-p", help="the text to continue; - reads stdin")
+@click.option("--prompt", "-p", "prompts", multiple=True,
+              help="the text to continue; - reads stdin; several are decoded side by side, as one batch")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="read the prompt from a file")
 @click.option("--label", default="", help="a name for tables and reports")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @settings_options
-def command(prompt: str | None, prompt_file: Path | None, label: str, as_json: bool,
+def command(prompts: tuple[str, ...], prompt_file: Path | None, label: str, as_json: bool,
             **options: Any) -> None:
     """Generate text and measure it. Without --model, the bundled model."""
     settings = settings_from(options)
-    text = read_prompt(prompt, prompt_file)
+    text = read_prompt(prompts, prompt_file)
     with open_session(settings) as session:
         run = session.run(text, label=label)
         try:
@@ -57,22 +59,27 @@ def command(prompt: str | None, prompt_file: Path | None, label: str, as_json: b
     raise_for(run)
 
 
-def read_prompt(prompt: str | None, file: Path | None) -> str | None:
-    """The prompt from the option, a file, or a pipe; None for the bundled one."""
-    if prompt is not None and file is not None:
+def read_prompt(prompts: Sequence[str], file: Path | None) -> str | list[str] | None:
+    """The prompt from the options, a file, or a pipe; a list of several; None for the bundled one."""
+    if prompts and file is not None:
         raise SettingsError("give --prompt or --prompt-file, not both")
     if file is not None:
         try:
             return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"cannot read the prompt from {file}: {error}") from None
-    return sys.stdin.read() if prompt == "-" else prompt
+    if list(prompts).count("-") > 1:
+        raise SettingsError("stdin can be read once; give --prompt - once")
+    found = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    return found if len(found) > 1 else found[0] if found else None
 
 
 def follow(session: Session, run: Run, echo: bool) -> None:
-    """Stream the run's text to stdout and its progress to stderr until it ends."""
+    """Stream the run's text to stdout and its progress to stderr until it ends; of a batch the first
+    sequence streams and the others follow it."""
     from workbench.events import Note, Progress, Token
 
+    several = len(run.prompts) > 1
     cursor, shown, err = 0, "", console(stderr=True)
     with err.status("starting") as status:
         while True:
@@ -82,7 +89,7 @@ def follow(session: Session, run: Run, echo: bool) -> None:
                 if isinstance(event, Token) and event.run == run.id and event.sequence == 0:
                     if echo:
                         status.stop()
-                        click.echo(event.text, nl=False)
+                        click.echo(("" if shown or not several else "[1] ") + event.text, nl=False)
                     shown += event.text
                 elif isinstance(event, Progress) and (not shown or not echo):
                     part = f" {100 * event.done / event.total:.0f} %" if event.total else ""
@@ -94,6 +101,8 @@ def follow(session: Session, run: Run, echo: bool) -> None:
             time.sleep(_LOOK_S)
     if echo and shown and not shown.endswith("\n"):
         click.echo()
+    for number, text in enumerate(run.texts[1:] if echo else (), 2):
+        click.echo(f"[{number}] {text}")
 
 
 def show(run: Run) -> None:
