@@ -341,3 +341,36 @@ def test_mistakes_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_task_names_its_neighbours(folder: Path) -> None:
     with pytest.raises(SettingsError, match=r"did you mean .*arc_easy"):
         Task("arc_eazy", folder=folder).open()
+
+
+@needs
+def test_the_command_puts_it_beside_the_other_figures(folder: Path, capsys: pytest.CaptureFixture[str],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.cli import run_command
+
+    base = ["evaluate", "int4(group=128)", "-m", "wb-1m", "--tasks", "0", "--threads", "1"]
+    extra = ["--task", "lm_eval:wb_choice", "--task-folder", str(folder), "--limit", "6"]
+    assert run_command([*base, *extra, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [r["scheme"] for r in rows] == ["bf16", "int4(group=128)"]
+    scores = [next(iter(r["scores"].values())) for r in rows]
+    assert [[s["metric"] for s in row] for row in scores] == [["acc", "acc_norm"]] * 2
+    assert all(s["count"] == 6 and s["original"] == 12 and s["version"] == "1.5" for r in scores for s in r)
+    assert "4" in scores[1][0]["weights"]
+    assert "4" not in scores[0][0]["weights"].split(" matrices", 1)[1]
+    with monkeypatch.context() as patch:  # both rows are kept: nothing is opened again
+        patch.setattr("workbench.backends.open_model", None)
+        assert run_command([*base, *extra]) == 0
+    shown = capsys.readouterr().out
+    assert "wb_choice acc" in " ".join(shown.split())
+    assert f"{scores[1][0]['value']:.3g} ± {scores[1][0]['se']:.2g}" in shown
+    assert "wb_choice: 6 of 12 documents, version 1.5, 0 examples, lm-eval" in shown
+
+
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    from workbench.cli import run_command
+
+    assert run_command(["evaluate", "-m", "wb-1m", "--limit", "5"]) == 2
+    assert "--task lm_eval:NAME" in capsys.readouterr().err
+    assert run_command(["evaluate", "-m", "wb-1m", "--task", "arc_easy"]) == 2
+    assert "try --task lm_eval:arc_easy" in capsys.readouterr().err
