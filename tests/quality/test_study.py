@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,60 @@ def test_a_stopped_study_goes_on_with_the_next_row(settings: Settings, tmp_path:
     assert [e.detail for e in seen if isinstance(e, Progress) and e.what == "open"] == ["int4"]
     with pytest.raises(Cancelled):
         list(study(settings, ["int4(group=32)"], lambda e: None, lambda: True, tasks=0, keep=tmp_path))
+
+
+def test_another_engine_is_what_is_measured(settings: Settings, tmp_path: Path) -> None:
+    """Not the native runtime under its name; what that engine does not do is said in the row."""
+    peer = settings.with_({"backend": "transformers"})
+    rows = list(study(peer, ["int4"], lambda e: None, lambda: False, tasks=0, keep=tmp_path / "peer"))
+    native = list(study(settings, [], lambda e: None, lambda: False, tasks=0, keep=tmp_path / "native"))
+    assert rows[0].perplexity == pytest.approx(native[0].perplexity, rel=0.01)
+    assert "torch.nn.Linear" in rows[0].effective
+    if importlib.util.find_spec("torchao") is None:
+        assert "install torchao" in rows[1].effective
+        assert rows[1].perplexity == pytest.approx(rows[0].perplexity, rel=1e-6)
+    with pytest.raises(SettingsError, match="no counterpart"):
+        list(study(peer, ["rtn(bits=3)"], lambda e: None, lambda: False, tasks=0, keep=tmp_path / "peer"))
+    assert (rows[0].nbytes, rows[0].bits) == (None, None)
+
+
+@dataclass(frozen=True)
+class _Point:
+    value: int
+
+
+class _Counting:
+    """A benchmark that counts how often it is measured."""
+
+    def __init__(self, key: str) -> None:
+        self.key, self.measured = key, list[str]()
+
+    def open(self, emit: Any) -> None:
+        if self.key == "broken":
+            raise SettingsError("this benchmark is broken; repair it")
+
+    def measure(self, model: Any, settings: Settings, emit: Any, cancelled: Any, journal: Any = None
+                ) -> list[_Point]:
+        self.measured.append(str(settings.weights))
+        return [_Point(len(model.encode("one two")))]
+
+
+def test_benchmarks_are_measured_once_and_mistakes_come_before_loading(
+        settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(*benchmarks: Any) -> list[Any]:
+        return list(study(settings, ["int4"], lambda e: None, lambda: False, tasks=0, keep=tmp_path,
+                          benchmarks=benchmarks))
+
+    plain, first, second = rows(), _Counting("a"), _Counting("b")
+    both = rows(first)
+    assert first.measured == ["bf16", "int4"]
+    assert [replace(r, scores={}) for r in both] == plain
+    assert rows(first, second)[1].scores == {"a": [{"value": 2}], "b": [{"value": 2}]}
+    assert (first.measured, second.measured) == (["bf16", "int4"], ["bf16", "int4"])
+    monkeypatch.setattr("workbench.backends.open_model", None)
+    assert rows(second)[0].scores.keys() == {"a", "b"}
+    with pytest.raises(SettingsError, match="repair it"):
+        rows(_Counting("broken"))
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

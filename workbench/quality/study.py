@@ -212,10 +212,10 @@ class _Study:
 
 
 def _size(model: Any) -> tuple[int | None, float | None]:
-    """(bytes, bits per weight) of the decoder's matrices; of another engine what it says of its own."""
-    if model.loaded is None:
-        return next((m.weights_bytes for m in model.memory() if m.weights_bytes), None), None
-    packed = model.loaded.packed.values()
+    """(bytes, bits per weight) of the decoder's matrices; another engine does not tell them apart."""
+    packed = list(model.loaded.packed.values()) if model.loaded is not None else []
+    if not packed:
+        return None, None
     nbytes = sum(p.nbytes for p in packed)
     return nbytes, 8 * nbytes / max(1, sum(p.in_features * p.out_features for p in packed))
 
