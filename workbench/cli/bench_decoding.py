@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,14 +131,12 @@ def split_methods(text: str) -> list[str]:
 @contextmanager
 def loaded(base: Any) -> Iterator[Any]:
     """The model in this process, given back afterwards."""
-    from workbench.runtime import load
+    from workbench.speculation.benchmarking import opened
 
-    with console(stderr=True).status("loading the model"):
-        model = load(base, lambda event: None)
-    try:
+    with ExitStack() as stack:
+        with console(stderr=True).status("loading the model"):
+            model = stack.enter_context(opened(base))
         yield model
-    finally:
-        model.close()
 
 
 @contextmanager
@@ -164,10 +162,10 @@ def show(found: Results) -> None:
     methods = list(dict.fromkeys(r.method for r in found.rows if r.method != "plain"))
     for method in methods:
         rows = [r for r in found.rows if r.method == method]
-        console().print(_narrow(method, _COLUMNS, [_line(r) for r in rows]))
+        console().print(narrow(method, _COLUMNS, [_line(r) for r in rows]))
     if len(methods) > 1:
         every = sorted((found.row(m) for m in methods), key=lambda r: -r.summary.ratio)
-        console().print(_narrow("every kind, the fastest first", ["method", *_COLUMNS[1:]],
+        console().print(narrow("every kind, the fastest first", ["method", *_COLUMNS[1:]],
                                 [[r.method, *_line(r)[1:]] for r in every]))
     console(stderr=True).print(
         "length: tokens per verification; fwd/tok: target forwards per new token; kept: drafted tokens that "
@@ -186,7 +184,7 @@ def _line(row: Row) -> list[str]:
             f"{100 * s.draft_share:.0f}%", format_bytes(s.extra_bytes), identical(row)]
 
 
-def _narrow(title: str, headings: list[str], rows: list[list[str]]) -> Table:
+def narrow(title: str, headings: list[str], rows: list[list[str]]) -> Table:
     """Without lines, so that nine columns fit a terminal of 80."""
     table = text_table(f"\n{title}", headings, rows)
     table.box, table.pad_edge, table.collapse_padding = None, False, True

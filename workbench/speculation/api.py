@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import Cancelled, SettingsError
 from workbench.settings import Settings
-from workbench.speculation.benchmarking import Benchmark, Results
+from workbench.speculation.benchmarking import Benchmark, Results, opened
 from workbench.speculation.equality import Verdict
 from workbench.speculation.searching import Decoder, Ranking, Search, candidates
 
@@ -135,14 +135,9 @@ def _opened(target: Any, settings: Settings | None, **changes: Any) -> Iterator[
         base = (settings or target.settings).with_({**_QUIET, **changes})
         yield target, base
         return
-    from workbench.runtime import load
-
     base = (settings or Settings()).with_({"model.source": str(target), **_QUIET, **changes})
-    model = load(base, lambda event: None)
-    try:
+    with opened(base) as model:
         yield model, base
-    finally:
-        model.close()
 
 
 def _through(session: Any, cancelled: Callable[[], bool]) -> Decoder:

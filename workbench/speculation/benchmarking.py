@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,3 +244,15 @@ def _machine() -> Any:
     from workbench.machine import this_machine
 
     return this_machine()
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Model]:
+    """The model of these settings in this process, given back afterwards."""
+    from workbench.runtime import load
+
+    model = load(settings, lambda event: None)
+    try:
+        yield model
+    finally:
+        model.close()
