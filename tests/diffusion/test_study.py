@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from workbench import zoo
-from workbench.analysis.parallelism import FILE, Point, Study, read, recall, remember
+from workbench.analysis.parallelism import FILE, Point, Study, fastest_good, read, recall, remember
 from workbench.charts.canvas import parallelism
 from workbench.cli import run_command
 from workbench.diffusion import study as of
 from workbench.errors import SettingsError
+from workbench.zoo import list_tasks as tasks
 
 DECODERS = ["diffusion_static(count=4)", "diffusion_threshold", "diffusion_freedave"]
 
@@ -76,6 +77,40 @@ def test_it_is_kept_for_its_model_and_a_broken_file_is_nothing(found: Study, tmp
     assert recall("other/model") is None
     (tmp_path / FILE).write_text(json.dumps(found.to_dict()).replace('"forwards": ', '"forwards": -'))
     assert read(tmp_path / FILE) is None
+
+
+def test_what_the_bundled_model_ships_covers_everything() -> None:
+    shipped = read(zoo.path(zoo.DIFFUSION) / FILE)
+    assert shipped is not None
+    assert set(shipped.tasks) == set(tasks.TASKS)
+    assert shipped.decoders == list(of.DECODERS)
+    assert set(shipped.determined) == set(tasks.DETERMINED)
+    for task in tasks.TASKS:
+        assert one(shipped, task, "diffusion_freedave").same == shipped.examples
+    best = fastest_good(shipped.of("shuffle"))
+    assert best is not None
+    assert best.per_forward < 1.2 < 5 < one(shipped, "copy", "diffusion_threshold").per_forward
+
+
+def test_the_panel_marks_the_run_and_offers_what_is_better(tmp_path: Path) -> None:
+    """A real run: the line of its task, its speed, the most parallel decoder that is right."""
+    import workbench as wb
+    from workbench.panels import panel, plain
+    from workbench.store import Store
+
+    with wb.open(zoo.DIFFUSION, store=Store(tmp_path), inline=True, preset="off", power=False) as session:
+        run = session.run("copy tiger apple drum lemon =", wait=True)
+    content = panel("parallelism").content(run)
+    assert not content.empty
+    [figure] = content.figures
+    visible = [t["name"] for t in figure["data"] if t["visible"] is True]
+    assert {"copy", "shuffle"} <= set(visible)
+    assert 0 < figure["layout"]["shapes"][0]["x0"] < 1  # one place per forward, and padding
+    [offer] = content.actions
+    assert offer.changes["decoding"] != "plain"
+    assert any("break" in s and "shuffle" in s for s in content.sentences)
+    assert content.tables[0].rows[0][1] >= content.tables[0].rows[-1][1]
+    plain(content)
 
 
 def test_names_that_do_not_exist_are_one_sentence() -> None:

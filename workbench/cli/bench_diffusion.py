@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workbench.cli.bench_decoding import progress, split_methods
+from workbench.cli.bench_decoding import narrow, progress, split_methods
 from workbench.cli.bench_draft import interruptible
-from workbench.cli.common import console, print_json, text_table
+from workbench.cli.common import console, print_json
 
 if TYPE_CHECKING:
     from workbench.analysis.parallelism import Point, Study
@@ -55,20 +55,32 @@ def command(source: str, decoders: str | None, tasks: str | None, examples: int,
     return None
 
 
+#: Tasks that a terminal has room for, each in a column of its own.
+_COLUMNS = 5
+
+
 def show(found: Study) -> None:
-    """One line per decoder, one column per task: valid answers, tokens per forward."""
-    rows: list[list[str]] = []
+    """One line per decoder: valid answers and tokens per forward, tasks with one right answer together."""
+    columns = {t: [t] for t in found.tasks}
+    if len(columns) > _COLUMNS:
+        columns = {"one right": list(found.determined),
+                   **{t: [t] for t in found.tasks if t not in found.determined}}
+    rows = []
     for decoder in found.decoders:
-        cells = {p.task: p for p in found.points if p.decoder == decoder}
-        rows.append([decoder.removeprefix("diffusion_"), *[_cell(cells.get(t)) for t in found.tasks]])
-    console().print(text_table("", ["decoder", *found.tasks], rows))
+        mine = [p for p in found.points if p.decoder == decoder]
+        rows.append([decoder.removeprefix("diffusion_"),
+                     *[_cell([p for p in mine if p.task in tasks]) for tasks in columns.values()]])
+    console().print(narrow("valid answers, tokens per forward", ["decoder", *columns], rows))
     console(stderr=True).print(
-        f"valid answers of {found.examples} and tokens per forward; a star: every text is that of one place "
-        f"per forward; one right answer exists for {', '.join(found.determined) or 'none of them'}",
-        markup=False, soft_wrap=True)
+        f"valid answers on {found.examples} examples of each task, and tokens per forward; a star: every "
+        f"text is that of one place per forward; one right answer: "
+        f"{', '.join(found.determined) or 'none of these'}", markup=False, soft_wrap=True)
 
 
-def _cell(point: Point | None) -> str:
-    if point is None:
+def _cell(points: list[Point]) -> str:
+    """Sums over these tasks."""
+    if not points:
         return "–"
-    return f"{100 * point.valid:.0f}% {point.per_forward:.1f}{'*' if point.same == point.examples else ''}"
+    valid = sum(p.right for p in points) / sum(p.examples for p in points)
+    speed = sum(p.tokens for p in points) / sum(p.forwards for p in points)
+    return f"{100 * valid:.0f}% {speed:.1f}{'*' if all(p.same == p.examples for p in points) else ' '}"
