@@ -91,7 +91,7 @@ def learn(layer: nn.Module, inputs: torch.Tensor, grid: Grid, steps: int = 600,
     low = torch.floor(weight / step)
     share = ((weight / step - low) + 0.1) / 1.2
     v = torch.log(share / (1 - share)).clamp(-8, 8).requires_grad_()
-    optimizer, made = torch.optim.Adam([v], 1e-2), torch.Generator().manual_seed(seed)
+    optimizer, made = torch.optim.Adam([v], 3e-2), torch.Generator().manual_seed(seed)
     wanted = _apply(layer, inputs, layer.weight.detach())
     power = wanted.square().mean().clamp(min=1e-12)
     with torch.enable_grad():
