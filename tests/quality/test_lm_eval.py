@@ -247,6 +247,25 @@ def test_rolling_perplexity_is_torchs(model: Any, judge: Any, folder: Path) -> N
 
 
 @needs
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="lm-eval's own needs accelerate")
+@pytest.mark.parametrize("name", ["wb_choice", "wb_text", "wb_rolling"])
+def test_figures_are_those_of_lm_evals_own_model(name: str, model: Any, folder: Path) -> None:
+    """The same tasks through ``HFLM``: transformers in float32, as lm-eval drives it."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(pretrained=str(zoo.path("wb-1m")), dtype="float32", device="cpu", batch_size=1)
+    task = Task(name, folder=folder)
+    results = evaluate(lm=theirs, task_dict=task.open(), log_samples=False)["results"][name]
+    scores, _ = measure(task, model)
+    assert scores
+    for score in scores:
+        assert score.value == pytest.approx(results[f"{score.metric},{score.filter}"], rel=1e-5)
+        se = results[f"{score.metric}_stderr,{score.filter}"]
+        assert score.se == (pytest.approx(se) if isinstance(se, float) else None)
+
+
+@needs
 def test_a_cloze_has_a_bootstrapped_error_and_prints_nothing(
         model: Any, judge: Any, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     scores, events = measure(Task("wb_cloze", folder=folder), model)
@@ -265,7 +284,7 @@ def test_a_cloze_has_a_bootstrapped_error_and_prints_nothing(
 
 @needs
 def test_a_group_has_its_own_row_and_its_members(model: Any, folder: Path) -> None:
-    scores, _ = measure(Task("wb_group", limit=3, folder=folder), model)
+    scores, _ = measure(Task("wb_group", limit=3, folder=folder), model)  # not lm-eval's 14,000 names
     assert [(s.task, s.metric, s.within) for s in scores if s.task == "wb_group"] == [("wb_group", "acc", "")]
     assert {s.task for s in scores if s.within == "wb_group"} == {"wb_choice", "wb_text"}
     assert all((s.count, s.original) == (3, 12) for s in scores if s.within)

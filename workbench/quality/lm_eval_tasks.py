@@ -35,8 +35,8 @@ def find(name: str, folder: Path | None) -> Any:
     with quietly():
         if folder is not None:
             own = TaskManager(include_defaults=False, include_path=str(folder))
-            if name in own.all_tasks:
-                return TaskManager(include_path=str(folder)) if name in own.all_groups else own
+            if name in own.all_tasks and _complete(own, name):
+                return own
         manager = TaskManager(include_path=str(folder) if folder else None)
     if name not in manager.all_tasks:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3)
@@ -44,6 +44,17 @@ def find(name: str, folder: Path | None) -> Any:
         raise SettingsError(f"lm-eval knows no task {name!r}{guess}; `lm-eval ls tasks` lists all, "
                             "--task-folder adds your own")
     return manager
+
+
+def _complete(own: Any, name: str) -> bool:
+    """Whether ``own`` knows all that a group is made of; a task is made of nothing else."""
+    entry = own.task_index[name]
+    if name not in own.all_groups:
+        return True
+    members = (entry.cfg or {}).get("task")
+    if not isinstance(members, list):
+        return False
+    return all(isinstance(m, str) and m in own.all_tasks and m != name and _complete(own, m) for m in members)
 
 
 def load(manager: Any, name: str, fewshot: int | None) -> Any:
