@@ -59,9 +59,13 @@ def test_intervals_hold_the_share_and_stay_in_bounds() -> None:
 
 def test_the_figure_shows_telling_tasks_and_hides_none(found: Study) -> None:
     figure = parallelism(found, ["copy"], here=("copy", 2.5))
-    copy, shuffle = figure["data"]
-    assert (copy["visible"], shuffle["visible"]) == (True, "legendonly")
+    line, copy, _, shuffle = figure["data"]
+    assert (line["visible"], copy["visible"], shuffle["visible"]) == (True, True, "legendonly")
     assert copy["x"] == sorted(copy["x"])
+    assert line["x"] == [max(copy["x"])]  # copying is right at any speed: the fastest beats all
+    pareto = figure["data"][2]
+    assert pareto["x"] == sorted(pareto["x"])
+    assert pareto["y"] == sorted(pareto["y"], reverse=True)
     assert figure["layout"]["shapes"][0]["x0"] == 2.5
     assert parallelism(Study("m", 1, []))["layout"]["meta"]["empty"]
 
@@ -103,7 +107,7 @@ def test_the_panel_marks_the_run_and_offers_what_is_better(tmp_path: Path) -> No
     content = panel("parallelism").content(run)
     assert not content.empty
     [figure] = content.figures
-    visible = [t["name"] for t in figure["data"] if t["visible"] is True]
+    visible = [t["name"] for t in figure["data"] if t["visible"] is True and "name" in t]
     assert {"copy", "shuffle"} <= set(visible)
     assert 0 < figure["layout"]["shapes"][0]["x0"] < 1  # one place per forward, and padding
     [offer] = content.actions

@@ -126,3 +126,12 @@ def fastest_good(points: Sequence[Point], least: float = 0.9) -> Point | None:
     """The most parallel decoder whose answers are valid at least so often."""
     good = [p for p in points if p.valid >= least]
     return max(good, key=lambda p: p.per_forward) if good else None
+
+
+def unbeaten(points: Sequence[Point]) -> list[Point]:
+    """Those that no other one beats in both speed and quality, the slowest first."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.per_forward, -p.valid)):
+        if not found or point.valid > found[-1].valid:
+            found.append(point)
+    return found[::-1]

@@ -10,11 +10,10 @@ from workbench import events as ev
 from workbench.charts.base import INK, PALETTE, Figure, axis, empty, figure, label, note
 
 if TYPE_CHECKING:
-    from workbench.analysis.parallelism import Study
+    from workbench.analysis.parallelism import Point, Study
 
 #: Places and steps that a picture shows.
 _MOST = 64
-_DASHES = ("solid", "dot")
 _SYMBOLS = {"diffusion_static": "circle", "diffusion_threshold": "square", "diffusion_freedave": "star",
             "diffusion_localleap": "diamond", "diffusion_credit": "cross", "diffusion_entropy": "x",
             "diffusion_learn2pd": "triangle-up"}
@@ -53,27 +52,14 @@ def canvas(commits: Sequence[ev.Commit], title: str = "How the canvas filled in"
 
 def parallelism(study: Study, tasks: Sequence[str] = (), title: str = "Quality against parallelism",
                 here: tuple[str, float] | None = None) -> Figure:
-    """One line per task through its decoders, the slowest first; bars are 95 % intervals. ``tasks``: those
-    that are shown at once (the legend has the others). ``here``: (task, tokens per forward) of a run."""
+    """One mark per task and decoder, with its 95 % interval; a task's line joins the decoders that no other
+    one beats in both. ``tasks``: those that are shown at once (the legend has the others). ``here``: (task,
+    tokens per forward) of a run."""
     if not study.points:
         return empty(title, "Nothing was measured; `workbench bench diffusion` measures it.")
     traces: list[dict[str, Any]] = []
     for i, task in enumerate(study.tasks):
-        points = study.of(task)
-        color = PALETTE[i % len(PALETTE)]
-        traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": label(task),
-            "visible": True if not tasks or task in tasks else "legendonly",
-            "x": [p.per_forward for p in points], "y": [100 * p.valid for p in points],
-            "line": {"color": color, "width": 1.5, "dash": _DASHES[i // len(PALETTE) % len(_DASHES)]},
-            "marker": {"color": color, "size": 8, "symbol": [_symbol(p.decoder) for p in points]},
-            "error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 2,
-                        "array": [100 * (p.interval[1] - p.valid) for p in points],
-                        "arrayminus": [100 * (p.valid - p.interval[0]) for p in points]},
-            "customdata": [[label(p.decoder), p.right, p.examples, p.same] for p in points],
-            "hovertemplate": f"{label(task)}, %{{customdata[0]}}: %{{customdata[1]}} of %{{customdata[2]}} "
-                             "valid at %{x:.2f} tokens per forward; %{customdata[3]} texts as one place "
-                             "per forward<extra></extra>"})
+        traces += _task(study.of(task), task, i, True if not tasks or task in tasks else "legendonly")
     layout: dict[str, Any] = {}
     if here is not None and here[0] in study.tasks:
         layout = {"shapes": [{"type": "line", "x0": here[1], "x1": here[1], "y0": 0, "y1": 1, "yref": "paper",
@@ -82,8 +68,33 @@ def parallelism(study: Study, tasks: Sequence[str] = (), title: str = "Quality a
                                        xanchor="left", font={"size": 11, "color": INK})]}
     return figure(traces, title, axis("tokens per forward", rangemode="tozero"),
                   axis("valid answers (%)", range=[-4, 108]), height=380,
-                  legend={"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"},
+                  legend={"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top",
+                          "tracegroupgap": 0},
                   **layout)
+
+
+def _task(points: Sequence[Point], task: str, number: int, visible: bool | str) -> list[dict[str, Any]]:
+    """The marks of one task, and the line of its best ones."""
+    from workbench.analysis.parallelism import unbeaten
+
+    color, again = PALETTE[number % len(PALETTE)], number >= len(PALETTE)
+    best = unbeaten(points)
+    shared = {"type": "scatter", "visible": visible, "legendgroup": task}
+    return [
+        {**shared, "mode": "lines", "x": [p.per_forward for p in best], "y": [100 * p.valid for p in best],
+         "line": {"color": color, "width": 1.5, "dash": "dot" if again else "solid"}, "showlegend": False,
+         "hoverinfo": "skip"},
+        {**shared, "mode": "markers", "name": label(task),
+         "x": [p.per_forward for p in points], "y": [100 * p.valid for p in points],
+         "marker": {"color": color, "size": 8,
+                    "symbol": [_symbol(p.decoder) + ("-open" if again else "") for p in points]},
+         "error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 2,
+                     "array": [100 * (p.interval[1] - p.valid) for p in points],
+                     "arrayminus": [100 * (p.valid - p.interval[0]) for p in points]},
+         "customdata": [[label(p.decoder), p.right, p.examples, p.same] for p in points],
+         "hovertemplate": f"{label(task)}, %{{customdata[0]}}: %{{customdata[1]}} of %{{customdata[2]}} "
+                          "valid at %{x:.2f} tokens per forward; %{customdata[3]} texts as one place "
+                          "per forward<extra></extra>"}]
 
 
 def _symbol(decoder: str) -> str:
