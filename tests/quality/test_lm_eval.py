@@ -1,4 +1,6 @@
-"""Tasks of our own through the real lm-eval, with data in files, on a bundled model."""
+"""Tasks of our own through the real lm-eval, with data in files, on a bundled model.
+
+Most of them need lm-eval: pip install -e '.[lm-eval]' (and accelerate, for lm-eval's own model)."""
 
 from __future__ import annotations
 
@@ -337,6 +339,24 @@ def test_a_stopped_task_goes_on(model: Any, folder: Path, tmp_path: Path,
 
 
 @needs
+def test_what_the_models_positions_took_away_is_said(model: Any, folder: Path, tmp_path: Path) -> None:
+    """Also of responses that were kept from a stopped evaluation."""
+    texts = "".join(d.text.replace("\n", " ") for d in zoo.evaluation_text())
+    rows = [{"question": texts[i:i + (9000 if i < 2 else 50)].strip(), "choices": ["one", "two"], "answer": 0}
+            for i in range(5)]
+    _write(tmp_path / "long.jsonl", rows)
+    (tmp_path / "long.yaml").write_text(_CHOICE.format(data=tmp_path / "long.jsonl"))
+    task, journal = Task("wb_choice", folder=tmp_path), tmp_path / "journal"
+    seen: list[Any] = []
+    with pytest.raises(Cancelled):
+        task.measure(model, model.settings, seen.append, lambda: len(seen) > 12, journal=journal)
+    scores, _ = measure(task, model, journal=journal)
+    assert scores[0].note == (f"4 requests were longer than the model's {model.forward.max_positions} "
+                              "positions and lost their beginning")
+    assert measure(Task("wb_choice", folder=folder), model)[0][0].note == ""
+
+
+@needs
 def test_mistakes_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="limit=0 is too small"):
         Task("wb_choice", limit=0)
@@ -351,6 +371,10 @@ def test_mistakes_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(SettingsError, match="the data of wb_lost is not on this machine"):
         Task("wb_lost", folder=folder).open()
+    (tmp_path / "unsafe.yaml").write_text(_CHOICE.format(data=folder / "choice.jsonl").replace(
+        "wb_choice", "wb_unsafe") + "unsafe_code: true\n")
+    with pytest.raises(SettingsError, match="wb_unsafe runs code"):
+        Task("wb_unsafe", folder=tmp_path).open()
     (tmp_path / "broken.yaml").write_text("task: wb_broken\noutput_type: nonsense\ndataset_path: json\n")
     with pytest.raises(SettingsError, match=r"wb_broken cannot be (opened|evaluated)"):
         Task("wb_broken", folder=tmp_path).open()

@@ -31,7 +31,7 @@ class Responses:
         self._write(head + "\n" + "".join(_line(k, r) for k, r in self._done.items()), "w")
 
     def __len__(self) -> int:
-        return len(self._done)
+        return sum(not key.startswith("count ") for key in self._done)
 
     def known(self, kind: str, arguments: Sequence[Any], turn: int = 0) -> Any:
         """The response, None where there is none yet. ``turn``: how often the same was asked before."""
@@ -41,6 +41,14 @@ class Responses:
         key = _key(kind, arguments, turn)
         self._done[key] = response
         self._write(_line(key, response), "a")
+
+    def count(self, name: str, value: int | None = None) -> int:
+        """A number that belongs to the responses so far: the one that is kept, or ``value`` from now on."""
+        key = f"count {name}"
+        if value is not None and value != self._done.get(key, 0):
+            self._done[key] = value
+            self._write(_line(key, value), "a")
+        return int(self._done.get(key, 0))
 
     def remove(self) -> None:
         """The task is done."""

@@ -32,8 +32,9 @@ class WorkbenchLM(TemplateLM):
                  told: Told) -> None:
         super().__init__()
         self.tokenizer, self._model, self._told = model.tokenizer, model, told
-        self.scorer = Scorer(model, settings, cancelled)
-        self.answerer = Answerer(model, settings, cancelled)
+        self.scorer = Scorer(model, settings, cancelled, cut=responses.count("cut"))
+        self.answerer = Answerer(model, settings, cancelled, responses.count("cut prompts"),
+                                 responses.count("shortened"))
         self._cancelled, self._responses = cancelled, responses
 
     # -- tokens -----------------------------------------------------------------------------
@@ -71,7 +72,7 @@ class WorkbenchLM(TemplateLM):
             known = self._responses.known("loglikelihood", request.args)
             if known is None:
                 known = super().loglikelihood([request], disable_tqdm=True)[0]
-                self._responses.add("loglikelihood", request.args, list(known))
+                self._keep("loglikelihood", request, list(known))
             found.append((float(known[0]), bool(known[1])))
             self._told(request, found[-1])
         return found
@@ -87,7 +88,7 @@ class WorkbenchLM(TemplateLM):
             known = self._responses.known("loglikelihood_rolling", request.args)
             if known is None:
                 known = sum(self.scorer.score(list(a), list(b))[0] for a, b in self._windows(*request.args))
-                self._responses.add("loglikelihood_rolling", request.args, known)
+                self._keep("loglikelihood_rolling", request, known)
             found.append(float(known))
             self._told(request, found[-1])
         return found
@@ -107,7 +108,7 @@ class WorkbenchLM(TemplateLM):
                 self._check()
                 texts = self.answerer.answer([r.args[0] for _, r, _ in fresh], fresh[0][2])
                 for (_, request, wish), text in zip(fresh, texts, strict=True):
-                    self._responses.add("generate_until", request.args, text, wish.turn)
+                    self._keep("generate_until", request, text, wish.turn)
             for request, wish in batch:
                 found.append(str(self._text(request, wish)))
                 self._told(request, found[-1])
@@ -116,6 +117,13 @@ class WorkbenchLM(TemplateLM):
     def _text(self, request: Any, wish: Wish) -> str | None:
         text: str | None = self._responses.known("generate_until", request.args, wish.turn)
         return text
+
+    def _keep(self, kind: str, request: Any, response: Any, turn: int = 0) -> None:
+        """The response, and what the model's positions took away so far."""
+        self._responses.count("cut", self.scorer.cut)
+        self._responses.count("cut prompts", self.answerer.cut_prompts)
+        self._responses.count("shortened", self.answerer.shortened)
+        self._responses.add(kind, request.args, response, turn)
 
     def _check(self) -> None:
         if self._cancelled():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import SettingsError
+from workbench.errors import MissingDependency, SettingsError
 from workbench.quality.lm_eval import FEWSHOT_SEED, sentence
 
 _LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "evaluate", "absl")
@@ -22,9 +22,12 @@ _LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "evaluate", "absl")
 
 def find(name: str, folder: Path | None) -> Any:
     """The ``TaskManager`` that knows ``name``. Reads lm-eval's 14,000 own names (some seconds) only where
-    ``folder`` or a path does not have it. Raises SettingsError."""
-    from lm_eval.tasks import TaskManager
-
+    ``folder`` or a path does not have it. Raises SettingsError, MissingDependency."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise MissingDependency(f"lm-eval is installed but cannot be imported ({sentence(error)}); install "
+                                "it again with pip install 'inference-workbench[lm-eval]'") from None
     if folder is not None and not folder.is_dir():
         raise SettingsError(f"{folder} is not a folder; give the one with the task's YAML files")
     path = Path(name)
@@ -70,12 +73,23 @@ def load(manager: Any, name: str, fewshot: int | None) -> Any:
         except Exception as error:
             raise SettingsError(_why(manager, name, error)) from None
     for task in found["tasks"].values():
+        _refuse(task)
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=fewshot or 0)
         elif fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=fewshot)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return found
+
+
+def _refuse(task: Any) -> None:
+    """What lm-eval would say only when the model is loaded."""
+    if getattr(task, "UNSAFE_CODE", False):
+        raise SettingsError(f"the task {task.task_name} runs code that the model writes, which is not done "
+                            "here without a sandbox; choose a task whose answers are compared")
+    if getattr(task, "MULTIMODAL", False):
+        raise SettingsError(f"the task {task.task_name} shows pictures or sound to the model, which reads "
+                            "text only; choose a task of text")
 
 
 def _why(manager: Any, name: str, error: Exception) -> str:
