@@ -171,3 +171,11 @@ def test_quartiles_stay_within_what_was_measured() -> None:
     assert (found.ratio, found.ratio_low, found.ratio_high) == (2.5, 2.25, 2.75)
     alone = summarize([(decoded(200.0), decoded(100.0))])
     assert (alone.ratio, alone.ratio_low, alone.ratio_high) == (2.0, 2.0, 2.0)
+
+
+def test_a_draft_that_others_loaded_is_not_a_methods_own(model: Model) -> None:
+    """LUD decodes beside the draft model that the method before it left in memory."""
+    found = Benchmark(model, BASE, ["draft_model", "lud"], some("math"), repeats=1).run()
+    assert found.row("draft_model").summary.extra_bytes > 1_000_000
+    assert found.row("lud").summary.extra_bytes < 100_000
+    assert found.row("lud").near_ties is None

@@ -195,7 +195,7 @@ def identical(row: Row) -> str:
     """``12/12``, with what the others' differences are."""
     said = f"{row.summary.same}/{row.summary.runs}"
     if row.near_ties is None or row.bugs is None:
-        return said + " (not promised)"
+        return said + " lossy"
     if row.near_ties:
         said += f", {row.near_ties} near-ties"
     return said + (f", {row.bugs} BUGS" if row.bugs else "")

@@ -11,10 +11,11 @@ from workbench.cli.bench_decoding import (
     base_settings,
     chosen_prompts,
     loaded,
+    narrow,
     progress,
     split_methods,
 )
-from workbench.cli.common import console, print_json, settings_options, text_table
+from workbench.cli.common import console, print_json, settings_options
 from workbench.units import format_bytes
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class interruptible:
 
 def show(found: Ranking) -> None:
     """The ranking, and how to use its best."""
-    console().print(text_table("", ["method", "x plain", "quartiles", "tokens/fwd", "kept %", "memory",
-                                    "rounds"], [_line(p) for p in found.places]))
+    console().print(narrow("", ["method", "x plain", "quartiles", "tokens/fwd", "kept %", "memory",
+                                "rounds"], [_line(p) for p in found.places]))
     console().print(found.describe(), markup=False, soft_wrap=True)
     if found.best is not None:
         console().print(f"to use it: --set decoding='{found.best.decoding}'", markup=False, soft_wrap=True)

@@ -90,6 +90,10 @@ class EarlyExitLoop(Loop):
     def _end(self) -> int:
         return len(self.forward.layers)
 
+    def memory_bytes(self) -> int:
+        """What the predictors and their draft hold."""
+        return self.exits.memory_bytes()
+
     def says(self) -> dict[str, str]:
         """Where tokens left, and how often full depth would have said the same."""
         if not self.depths:

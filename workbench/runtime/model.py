@@ -389,10 +389,13 @@ class Generation:
         self._facts = {"kv_label": cache.label, "kv_bytes": cache.nbytes, "kv_tokens": tokens}
         make = own or (Loop if drafters is None else functools.partial(
             SpeculativeLoop, drafters=drafters, choice=settings.decoding))
-        return make(
+        loop = make(
             model.forward, cache, sampler, sequences, stops=stops,
             max_new_tokens=settings.limits.max_new_tokens, chunk=chunk_rows(model), emit=self.emit,
             clock=self.clock, guard=guard, piece=model.piece, monitor=self.monitor, idle=self._idle)
+        if drafters is None and hasattr(loop, "memory_bytes"):  # a loop of a method's own
+            model._drafter = loop
+        return loop
 
     def _idle(self, when: str) -> None:
         """Between forwards: what is due now and then."""

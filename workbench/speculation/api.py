@@ -142,7 +142,7 @@ def _opened(target: Any, settings: Settings | None, **changes: Any) -> Iterator[
 
 def _through(session: Any, cancelled: Callable[[], bool]) -> Decoder:
     """Generations by the session's own engine; their records are not kept."""
-    from workbench.speculation.measuring import counted
+    from workbench.speculation.measuring import alone, counted
 
     def run(settings: Settings, prompts: Sequence[str]) -> Any:
         if cancelled():
@@ -151,7 +151,7 @@ def _through(session: Any, cancelled: Callable[[], bool]) -> Decoder:
         try:
             if made.status != "done":
                 raise SettingsError(made.error or f"the generation ended as {made.status}")
-            return counted(list(made.events), len(prompts), settings.decoding.name() == "plain")
+            return counted(list(made.events), len(prompts), alone(settings))
         finally:
             session.store.delete(made.id)
 

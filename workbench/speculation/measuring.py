@@ -52,11 +52,18 @@ def decode(model: Model, settings: Settings, prompts: Sequence[str],
     now = CLOCKS[clock]
     zero = now()
     model.generate(list(prompts), settings, seen.append, cancelled, clock=lambda: now() - zero)
-    return counted(seen, len(prompts), settings.decoding.name() == "plain")
+    return counted(seen, len(prompts), alone(settings))
 
 
-def counted(seen: Sequence[ev.Event], sequences: int, plain: bool) -> Decoded:
-    """The figures of a run's events; ``plain``: it had no drafter, whatever was loaded beside it."""
+def alone(settings: Settings) -> bool:
+    """Whether the target decodes without a drafter, so that a draft that is still loaded is not its own."""
+    from workbench.techniques.decoding import Speculative
+
+    return not isinstance(settings.decoding, Speculative) and "draft" not in settings.decoding.needs
+
+
+def counted(seen: Sequence[ev.Event], sequences: int, alone: bool) -> Decoded:
+    """The figures of a run's events; ``alone``: it had no drafter, whatever was loaded beside it."""
     tokens = [e for e in seen if isinstance(e, ev.Token)]
     drafts = [e for e in seen if isinstance(e, ev.Draft)]
     memory = [e for e in seen if isinstance(e, ev.Memory)]
@@ -73,7 +80,7 @@ def counted(seen: Sequence[ev.Event], sequences: int, plain: bool) -> Decoded:
         drafted=sum(d.drafted for d in drafts), accepted=sum(d.accepted for d in drafts),
         draft_s=sum(p.end_s - p.start_s for p in phases if p.phase == "draft"),
         verify_s=sum(p.end_s - p.start_s for p in phases if p.phase in ("verify", "decode")),
-        drafter_bytes=0 if plain else max((m.draft_bytes for m in memory), default=0),
+        drafter_bytes=0 if alone else max((m.draft_bytes for m in memory), default=0),
         kv_bytes=max((m.kv_bytes for m in memory), default=0),
         told=tuple(e.text for e in seen if isinstance(e, ev.Note)))
 
