@@ -18,7 +18,7 @@ import torch
 from workbench import zoo
 from workbench.errors import Cancelled, MissingDependency, SettingsError
 from workbench.events import Progress, Quality
-from workbench.quality.lm_eval import BOOTSTRAP, Task
+from workbench.quality.lm_eval import BOOTSTRAP, Score, Task, paired
 from workbench.settings import Settings
 
 needs = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None,
@@ -184,6 +184,23 @@ def measure(task: Task, model: Any, **options: Any) -> tuple[list[Any], list[Any
     return scores, events
 
 
+def _score(values: list[float]) -> Score:
+    return Score("t", "acc", "none", statistics.fmean(values), None, len(values), 9, "1", 0, True, "bf16",
+                 "0", values=values)
+
+
+def test_differences_are_of_the_same_documents() -> None:
+    """One of twenty answers differs: the difference is known far better than each figure."""
+    first, second = [1.0, 0.0] * 10, [0.0, 0.0, *[1.0, 0.0] * 9]
+    apart = paired(_score(second), _score(first))
+    assert apart == (pytest.approx(-0.05), pytest.approx(0.05))
+    assert apart is not None
+    assert apart[1] < statistics.stdev(first) / 20 ** 0.5 / 2
+    assert paired(_score(first), _score(first)) == (0.0, 0.0)
+    assert paired(_score(first), _score(first[:4])) is None
+    assert paired(_score([1.0]), _score([1.0])) is None
+
+
 def test_without_lm_eval_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     before = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "lm_eval" else before(n, *a))
@@ -205,6 +222,7 @@ def test_choices_are_the_ones_that_transformers_finds_likelier(model: Any, judge
     assert (acc.count, acc.original, acc.version, acc.fewshot) == (12, 12, "1.5", 0)
     assert acc.higher_is_better is True
     assert "32" in acc.weights
+    assert acc.values == [float(r) for r in right]
     partial = [e for e in events if isinstance(e, Quality) and not e.done and e.metric == "wb_choice acc"]
     assert [e.tokens for e in partial] == list(range(1, 13))
     assert partial[-1].value == pytest.approx(acc.value)
@@ -407,6 +425,8 @@ def test_the_command_puts_it_beside_the_other_figures(folder: Path, capsys: pyte
     shown = capsys.readouterr().out
     assert "wb_choice acc" in " ".join(shown.split())
     assert f"{scores[1][0]['value']:.3g} ± {scores[1][0]['se']:.2g}" in shown
+    apart = statistics.fmean([b - a for a, b in zip(*(r[0]["values"] for r in scores), strict=True)])
+    assert f"({apart:+.2g} ± " in " ".join(shown.split())
     assert "wb_choice: 6 of 12 documents, version 1.5, 0 examples, lm-eval" in shown
 
 

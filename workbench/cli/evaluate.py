@@ -115,13 +115,13 @@ def _print(rows: list[Row], speed: bool, wanted: Sequence[Task]) -> None:
     table = text_table("Quality beside size", [
         "weights", "matrices", "bits", "perplexity", "KL mean", "KL p99", "same top-1", "tasks right",
         "text parts at", *beside, *tok, "ready in"],
-        [_cells(r, rows[0], speed, [_score(s, n) for n in beside])
+        [_cells(r, rows[0], speed, [_score(s, n, scores[0]) for n in beside])
          for r, s in zip(rows, scores, strict=True)])
     out.print(table)
     if asked and not beside:
         out.print(text_table("Tasks of lm-eval", ["score", *[r.scheme for r in rows]], [
-            [n, *[_score(s, n) for s in scores]] for n in asked]))
-    for line in _about(scores[0]):
+            [n, *[_score(s, n, scores[0]) for s in scores]] for n in asked]))
+    for line in _about(scores[0], rows[0].scheme):
         out.print(line, markup=False)
     first = rows[0]
     out.print(f"{first.tokens} scored tokens; ± is one standard error; KL (nats) and top-1 against "
@@ -139,12 +139,19 @@ def _scores(row: Row, wanted: Sequence[Task]) -> list[Score]:
     return [s for task in wanted for s in scores_from(row.scores[task.key])]
 
 
-def _score(scores: list[Score], name: str) -> str:
+def _score(scores: list[Score], name: str, reference: list[Score]) -> str:
+    """The figure; behind the reference's also how far it is from that, document by document."""
+    from workbench.quality.lm_eval import paired
+
     found = next((s for s in scores if s.name == name), None)
-    return "" if found is None else _with(found.value, found.se)
+    if found is None:
+        return ""
+    other = next((s for s in reference if s.name == name), None)
+    apart = paired(found, other) if other is not None and scores is not reference else None
+    return _with(found.value, found.se) + ("" if apart is None else f" ({apart[0]:+.2g} ± {apart[1]:.2g})")
 
 
-def _about(scores: list[Score]) -> list[str]:
+def _about(scores: list[Score], reference: str) -> list[str]:
     """One line per task that was asked for: how much of it, and which one it is."""
     lines = dict[str, str]()
     for s in scores:
@@ -154,7 +161,9 @@ def _about(scores: list[Score]) -> list[str]:
                                      for o in scores if o.task == s.task and o.higher_is_better is not None)
             lines[s.task] = (f"{s.task}: {s.count} of {s.original} documents{version}, {s.fewshot} examples, "
                              f"lm-eval {s.library}." + better + (f" Take care: {s.note}." if s.note else ""))
-    return [line.rstrip() for line in lines.values()]
+    if any(s.values for s in scores):
+        lines[""] = f"In brackets: the difference to {reference} on the same documents, and its error."
+    return list(lines.values())
 
 
 def _cells(r: Row, first: Row, speed: bool, scores: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ class Score:
 
     ``se``: standard error, None where lm-eval has none. ``count`` of ``original`` documents; ``version``: the
     task's; ``weights``: what was effective; ``within``: the group it belongs to, "" where it was asked for
-    itself. ``note``: what else must be known of it, "" where nothing."""
+    itself. ``note``: what else must be known of it, "" where nothing. ``values``: of every document, in
+    order, where the metric is their mean; else empty."""
 
     task: str
     metric: str
@@ -53,12 +55,26 @@ class Score:
     library: str
     within: str = ""
     note: str = ""
+    values: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """``TASK METRIC``, and the filter where it is not the plain one."""
         plain = self.filter in ("none", "")
         return f"{self.task} {self.metric}" + ("" if plain else f" ({self.filter})")
+
+
+def paired(score: Score, reference: Score) -> tuple[float, float] | None:
+    """(difference to ``reference``, its standard error), document by document.
+
+    Both models answer the same documents, so that the error of their difference is far below what the two
+    errors suggest (Miller 2024, arXiv:2411.00640, paired differences). None where there
+    are no values to compare."""
+    n = len(score.values)
+    if n < 2 or n != len(reference.values):
+        return None
+    differences = [a - b for a, b in zip(score.values, reference.values, strict=True)]
+    return statistics.fmean(differences), statistics.stdev(differences) / n ** 0.5
 
 
 @dataclass

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Run:
                 raise SettingsError(f"lm-eval cannot evaluate {', '.join(loaded['tasks'])} here "
                                     f"({sentence(error)}); choose another task") from error
         found = _scores(results, loaded, lm_eval.__version__, self._weights(), _note(lm))
+        found = [replace(s, values=live.values(s.name, s.value)) for s in found]
         for score in found:
             self.emit(Quality(metric=score.name, value=score.value, se=score.se, tokens=score.count))
         kept.remove()
@@ -84,8 +85,11 @@ class Mean:
     count: int = 0
     value: float = 0.0
     _squares: float = 0.0
+    #: (document, value) as they came.
+    values: list[tuple[int, float]] = field(default_factory=list)
 
-    def add(self, value: float) -> None:
+    def add(self, document: int, value: float) -> None:
+        self.values.append((document, value))
         self.count += 1
         step = value - self.value
         self.value += step / self.count
@@ -140,9 +144,15 @@ class Live:
         for name, value in metrics.items():
             if isinstance(value, bool | int | float) and _averaged(task, name):
                 mean = self._means.setdefault(f"{place[0]} {name}", Mean())
-                mean.add(float(value))
+                mean.add(place[1], float(value))
                 self.emit(Quality(metric=f"{place[0]} {name}", value=mean.value, se=mean.se,
                                   tokens=mean.count, done=False))
+
+    def values(self, name: str, value: float) -> list[float]:
+        """Of every document, if ``value`` is their mean."""
+        mean = self._means.get(name, Mean())
+        same = mean.count > 0 and math.isclose(mean.value, value, rel_tol=1e-9, abs_tol=1e-12)
+        return [v for _, v in sorted(mean.values)] if same else []
 
     def _task(self, name: str) -> Any:
         return self.tasks.get(name) or next(

@@ -140,6 +140,8 @@ class _Study:
             row = Row(**json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+        if row.scheme == REFERENCE and not (self.folder / "reference.npy").is_file():
+            return None  # the next rows are compared with it
         return None if self.speed and row.tok_per_s is None else row
 
     @staticmethod
