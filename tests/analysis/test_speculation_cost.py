@@ -102,3 +102,25 @@ def test_costs_interpolate_and_never_fall() -> None:
 def test_no_drafts_no_surface() -> None:
     assert of.break_even(synthetic.plain(10)) is None
     assert of.method(synthetic.plain(10)) is None
+
+
+def test_a_sequence_without_a_draft_has_its_row_in_the_step() -> None:
+    """Of two sequences one is drafted for: six rows per step, three tokens for each of the two."""
+    events: list[ev.Event] = [ev.Token(t_s=1.0, index=0, id=0, text="", sequence=s) for s in (0, 1)]
+    now = 1.0
+    for step in range(1, 9):
+        drafted = step < 6
+        seconds, rows = (0.012, 6) if drafted else (0.010, 2)
+        events.append(ev.Phase(phase="verify" if drafted else "decode", start_s=now, end_s=now + seconds,
+                               step=step, rows=rows))
+        now += seconds
+        for sequence, count in ((0, 5 if drafted else 1), (1, 1)):
+            events += [ev.Token(t_s=now, index=step, id=0, text="", step=step, sequence=sequence)] * count
+        if drafted:
+            events.append(ev.Draft(t_s=now, step=step, drafted=4, accepted=4, emitted=5, rows=5, sequence=0))
+    how = of.method(events)
+    assert how is not None
+    assert (how.nodes, how.depth, how.length) == (2.0, 2.0, 3.0)
+    found = of.break_even(events, batch=2)
+    assert found is not None
+    assert found.here == pytest.approx(3 * 10 / 12, rel=1e-3)

@@ -17,7 +17,6 @@ prompt's forwards. Between the points, beyond them and for other batches than th
 from __future__ import annotations
 
 import bisect
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -72,13 +71,15 @@ class Costs:
 
 @dataclass(frozen=True)
 class Method:
-    """What one verification of a sequence needs: mean drafted ``nodes``, their mean ``depth``, and the
-    seconds of drafting (of the lower quartile, as forwards are) and of everything else."""
+    """What one sequence's share of a drafted step is: mean drafted ``nodes``, their mean ``depth``, the
+    seconds of drafting (of the lower quartile, as forwards are) and of everything else, and the tokens that
+    it gave (``length``)."""
 
     nodes: float
     depth: float
     draft_s: float
     rest_s: float
+    length: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -139,32 +140,35 @@ def _low(times: Sequence[float]) -> float:
 
 
 def method(events: Iterable[ev.Event]) -> Method | None:
-    """Means over a run's verifications; None where there are none."""
+    """Means over a run's drafted steps; None where there are none. Sequences of a batch that had no draft in
+    such a step count with none: they had their row in it, too."""
     listed = list(events)
     drafts = of.drafts(listed)
     parts = split(listed)
     if not drafts or parts is None:
         return None
-    deep = statistics.fmean(max(of.depths(of.parents(d)), default=0) for d in drafts)
-    tally = of.tally(listed, "")
+    drafted = {d.step for d in drafts}
+    there = {(e.step, e.sequence) for e in listed if isinstance(e, ev.Token) and e.step in drafted}
+    shares = max(1, len(there | {(d.step, d.sequence) for d in drafts}))
     times = [p.end_s - p.start_s for p in listed if isinstance(p, ev.Phase) and p.phase == "draft"]
-    each = len(drafts) / max(1, len({d.step for d in drafts}))  # sequences that one phase drafted for
+    steps = sum(isinstance(p, ev.Phase) and p.phase in ("verify", "decode") for p in listed)
     return Method(
-        nodes=statistics.fmean(d.drafted for d in drafts), depth=deep,
-        draft_s=_low(times) / each if times else 0.0,
-        rest_s=parts.overhead_ms * 1e-3 * parts.tokens / max(1, tally.verifications + tally.plain))
+        nodes=sum(d.drafted for d in drafts) / shares,
+        depth=sum(max(of.depths(of.parents(d)), default=0) for d in drafts) / shares,
+        draft_s=_low(times) * len(drafted) / shares if times else 0.0,
+        rest_s=parts.overhead_ms * 1e-3 * parts.tokens / max(1, steps),
+        length=1 + sum(d.accepted for d in drafts) / shares)
 
 
 def chance(events: Iterable[ev.Event]) -> float | None:
-    """The chance per depth that explains the run's tokens per verification: the a of the formula."""
-    listed = list(events)
-    tally, how = of.tally(listed, ""), method(listed)
-    if how is None or tally.accepted_length is None:
+    """The chance per depth that explains the run's tokens per drafted step: the a of the formula."""
+    how = method(list(events))
+    if how is None:
         return None
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if gained(middle, how.depth) < tally.accepted_length else (low, middle)
+        low, high = (middle, high) if gained(middle, how.depth) < how.length else (low, middle)
     return (low + high) / 2
 
 

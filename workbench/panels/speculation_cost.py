@@ -78,8 +78,9 @@ def _pays(found: cost.BreakEven | None, run: Run, baseline: Run | None) -> list[
 
 
 def _measured(run: Run, baseline: Run | None) -> float | None:
-    """Tokens per second against a baseline that decoded plainly."""
-    if baseline is None or baseline.requested.decoding.name() != "plain":
+    """Tokens per second against a baseline that decoded as many sequences plainly."""
+    if baseline is None or baseline.requested.decoding.name() != "plain" or (
+            len(baseline.prompts) != len(run.prompts)):
         return None
     mine, theirs = run.metrics.get("tok_per_s"), baseline.metrics.get("tok_per_s")
     if mine is None or theirs is None or not mine.value or not theirs.value:
