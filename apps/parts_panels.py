@@ -63,8 +63,13 @@ class Questions:
         parts: list[Any] = [_html(join([*lines, *[tag("p", s, cls="explain")
                                                   for s in content.sentences]]))]
         if content.actions:
-            parts.append(pn.Row(*[self._offer(a) for a in content.actions], margin=0))
-        parts += [self._figure(f, content) for f in content.figures]
+            parts.append(pn.FlexBox(*[self._offer(a) for a in content.actions], margin=0))
+        for figure in content.figures:
+            title = figure.get("layout", {}).get("title")
+            title = title.get("text") if isinstance(title, dict) else title
+            if title and len(content.figures) > 1:  # the page's charts leave theirs to the card
+                parts.append(_html(tag("h3", str(title))))
+            parts.append(self._figure(figure, content))
         parts += [_html(join([tag("h3", t.title) if t.title else None, table(
             t.columns, [[say(c) for c in row] for row in t.rows], cls="grid wide")]))
             for t in content.tables]
@@ -72,6 +77,7 @@ class Questions:
 
     def _offer(self, action: Action) -> Any:
         button = pn.widgets.Button(label=action.label, color="primary", margin=4,
+                                   width=34 + 8 * len(action.label), sizing_mode="fixed",
                                    description=action.help or None)
         button.on_click(lambda _: self._attempt(action))
         return button

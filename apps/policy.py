@@ -16,7 +16,7 @@ from workbench.settings import ControlView, Settings
 #: String controls that name no file.
 _NOT_A_PLACE = ("compute.device",)
 #: Words that string controls take and that name no file either.
-_WORDS = ("", "auto", "bundled", "none")
+_WORDS = ("", "auto", "bundled", "none", "self")
 NEVER = ("model.allow_pickle", "model.trust_remote_code")
 
 
@@ -44,10 +44,26 @@ class Policy:
                                     "switched on from the browser; use the notebook or the command "
                                     "line on the machine itself")
             if view.kind == "string" and view.path not in _NOT_A_PLACE:
-                self.check_place(view.path, str(view.value))
+                self._check_text(settings, view)
         self._check_size("limits.max_new_tokens", settings.limits.max_new_tokens,
                          self.max_new_tokens)
         self._check_size("limits.batch", settings.limits.batch, self.max_batch)
+
+    def _check_text(self, settings: Settings, view: ControlView) -> None:
+        """A place, or a list of techniques whose own texts are places."""
+        part, _, knob = view.path.partition(".")
+        technique = getattr(settings, part)
+        listed = technique.named() if hasattr(technique, "named") else {}
+        if knob not in listed:
+            return self.check_place(view.path, str(view.value))
+        for one in listed[knob]:
+            if one.named():
+                raise SettingsError(f"{view.path} names {one.name()}, which lists techniques itself; name "
+                                    "plain ones")
+            for control in one.controls():
+                if control.type is str and not control.choices:
+                    self.check_place(f"{view.path} {one.name()}.{control.name}", getattr(one, control.name))
+        return None
 
     def check_place(self, name: str, value: str) -> None:
         """A bundled model, a word like ``auto``, or a path inside an allowed folder."""

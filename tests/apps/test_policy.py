@@ -57,3 +57,18 @@ def test_sizes_are_bounded() -> None:
 def test_models_lists_what_lies_in_the_folders(tiny_config: Path) -> None:
     assert str(tiny_config.parent) in Policy(folders=(tiny_config.parent,)).models()
     assert Policy().models()[0] == "bundled"
+
+
+def test_mixtures_list_techniques_and_no_files(tmp_path: Path) -> None:
+    """What a mixture offers are schemes; a scheme's own text may still be a file, however deep it is."""
+    policy = Policy()
+    policy.check(Settings().with_({"weights": "mixed"}))
+    policy.check(Settings().with_({"weights": "mixed", "weights.plan": "int4/group=64",
+                                   "weights.raised": "layers.0:int8 layers.1.mlp.down_proj:gptq/bits=3"}))
+    policy.check(Settings().with_({"decoding": "easyspec"}))
+    secret = tmp_path / "secret.txt"
+    for bad in ({"weights.methods": f"int8 gptq/text={secret}"}, {"weights.plan": f"gptq/text={secret}"},
+                {"weights.raised": f"layers.0:sparse/text={secret}"}, {"weights.plan": str(secret)},
+                {"weights.methods": f"mixed/plan={secret}"}, {"weights.methods": str(secret)}):
+        with pytest.raises(SettingsError):
+            policy.check(Settings().with_({"weights": "mixed", **bad}))

@@ -44,6 +44,7 @@ def figure(traces: list[dict[str, Any]], title: str, x: dict[str, Any] | None = 
         "font": {"family": FONT, "size": 12, "color": INK}, "colorway": list(PALETTE),
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 56, "r": 16, "t": 44, "b": 44}, "height": 300, "autosize": True,
+        "hoverlabel": {"bgcolor": "#2b2f36", "bordercolor": "#2b2f36", "font": {"color": "#ffffff"}},
         "hovermode": "closest", "legend": {"orientation": "h", "y": 1.02, "x": 1,
                                            "xanchor": "right", "yanchor": "bottom"},
         "xaxis": x or axis(), "yaxis": y or axis(), **layout}}

@@ -26,8 +26,8 @@ def heat(layers: int, parts: Sequence[str], values: Mapping[tuple[int, str], flo
          hover: Mapping[tuple[int, str], str], title: str, unit: str,
          picks: Mapping[tuple[int, str], int] | None = None) -> Figure:
     """Layer by kind of matrix, logarithmic colour. ``values``: (layer, part) -> a number >= 0; missing
-    ones stay blank. ``hover``: what stands in the tip, plain text. ``picks``: which of a panel's picks a
-    click on a place is."""
+    ones stay blank. ``hover``: what stands in the tip, plain text in lines. ``picks``: which of a
+    panel's picks a click on a place is."""
     known = [v for v in values.values() if v > 0 and math.isfinite(v)]
     if not known:
         return empty(title, "No error was measured, or every one is zero: these matrices are stored exactly.")
@@ -35,7 +35,8 @@ def heat(layers: int, parts: Sequence[str], values: Mapping[tuple[int, str], flo
     low = max(math.log10(min(known)), top - _DECADES)
     keys = [[(i, p) for i in range(layers)] for p in parts]
     z = [[_log(values.get(k), low) for k in row] for row in keys]
-    text = [[label(hover.get(k, ""), 240) for k in row] for row in keys]
+    text = [["<br>".join(label(line, 120) for line in hover.get(k, "").split("\n")) for k in row]
+            for row in keys]
     ticks = [low + (top - low) * i / 3 for i in range(4)] if top > low else [top]
     trace = {"type": "heatmap", "z": z, "x": list(range(layers)), "y": [label(p, 40) for p in parts],
              "text": text, "hovertemplate": "%{text}<extra></extra>", "colorscale": "Viridis", "zmin": low,

@@ -34,18 +34,19 @@ def build(run: Run, baseline: Run | None = None) -> Content:
     measured = cells[0].kl is not None
     offers = _offers(run, found, scheme)
     places = {place: i for i, place in enumerate(offers)}
-    hover = {(c.layer, c.part): f"{_hover(c)}. Click: {offers[c.layer, c.part].label}" for c in cells}
+    hover = {(c.layer, c.part): f"{_hover(c, chr(10))}\nClick: {offers[c.layer, c.part].label}"
+             for c in cells}
     figures = []
     if measured:
         whole = _by_layer(found, scheme)
-        hover |= {(i, _WHOLE): f"layer {i}: KL {kl:.2e} nats, the sum of its matrices (estimated). Click: "
-                               f"{offers[i, _WHOLE].label}" for i, kl in whole.items()}
+        hover |= {(i, _WHOLE): f"layer {i}: KL {kl:.2e} nats\nthe sum of its matrices (estimated)\n"
+                               f"Click: {offers[i, _WHOLE].label}" for i, kl in whole.items()}
         values = {(c.layer, c.part): c.kl or 0.0 for c in cells} | {(i, _WHOLE): k for i, k in whole.items()}
         figures.append(charts.heat(found.layers, (*found.parts, _WHOLE), values, hover,
-                                   f"What each matrix costs alone as {scheme}; a click stores it better",
+                                   f"What each costs alone as {scheme}; click to raise",
                                    "KL, nats per token", places))
     figures.append(charts.heat(found.layers, found.parts, {(c.layer, c.part): c.output_error for c in cells},
-                               hover, f"Relative squared error of each output as {scheme}", "relative",
+                               hover, f"Squared error of each output as {scheme}", "relative",
                                places))
     if measured:
         uniform = {m: plan.uniform(found, m) for m in found.methods}
@@ -62,9 +63,9 @@ def _scheme(run: Run, found: ErrorMap) -> str:
     return max(found.methods, key=lambda m: sum(c.output_error for c in found.of(m)))
 
 
-def _hover(cell: Error) -> str:
-    kl = "" if cell.kl is None else f"KL {cell.kl:.2e} nats{_error(cell)}; "
-    return (f"layer {cell.layer} {cell.part} ({cell.rows} x {cell.columns}): {kl}output error "
+def _hover(cell: Error, between: str = " ") -> str:
+    kl = "" if cell.kl is None else f"KL {cell.kl:.2e} nats{_error(cell)};{between}"
+    return (f"layer {cell.layer} {cell.part} ({cell.rows} x {cell.columns}):{between}{kl}output error "
             f"{cell.output_error:.2e}, weight error {cell.weight_error:.2e}")
 
 

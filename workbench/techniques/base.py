@@ -182,6 +182,11 @@ class Technique(Controlled):
         """The class docstring's first paragraph, one help line."""
         return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
 
+    def named(self) -> dict[str, list[Technique]]:
+        """Text controls that list techniques and name no file -> the techniques they list. Raises
+        SettingsError where one is wrong."""
+        return {}
+
     def applies(self, shape: ModelShape, machine: Machine) -> str | None:
         """Why this cannot work for this model on this machine, or None."""
         if "cuda" in self.needs and not machine.gpus:

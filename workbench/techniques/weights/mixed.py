@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.calibration.prepared import Prepared
     from workbench.events import Event
     from workbench.settings import Settings
+    from workbench.techniques.base import Technique
 
 _METHODS = "int8 int4/group=32 int4/group=64 int4/group=128"
 
@@ -43,6 +44,17 @@ class Mixed(Weights):
                           "separated by spaces; they may pass the budget")
     tokens: int = control(512, 256, 65536, soft=(256, 4096), unit="tokens",
                           help="text on which the error map is measured")
+
+    def named(self) -> dict[str, list[Technique]]:
+        from workbench.sensitivity.plan import scheme
+        from workbench.techniques.base import family
+
+        found: dict[str, list[Technique]] = {
+            "methods": [scheme(m) for m in self.methods.split()],
+            "raised": [scheme(r.rpartition(":")[2]) for r in self.raised.split()]}
+        if self.plan.partition("/")[0] in family("weights"):
+            found["plan"] = [scheme(self.plan)]
+        return found
 
     def storage_bytes(self, rows: int, columns: int) -> int:
         return self._nearest().storage_bytes(rows, columns)
