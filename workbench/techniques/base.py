@@ -179,8 +179,8 @@ class Technique(Controlled):
 
     @classmethod
     def summary(cls) -> str:
-        """The class docstring's first paragraph, one help line."""
-        return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+        """The class docstring's first paragraph, one help line without its code marks."""
+        return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].replace("``", "").split())
 
     def named(self) -> dict[str, list[Technique]]:
         """Text controls that list techniques and name no file -> the techniques they list. Raises
