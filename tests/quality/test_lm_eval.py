@@ -329,6 +329,20 @@ def test_coarser_settings_are_what_is_measured(folder: Path, model: Any) -> None
 
 
 @needs
+def test_another_engine_answers_too(model: Any, folder: Path) -> None:
+    from workbench.backends import open_model
+
+    peer = open_model(SETTINGS.with_({"backend": "transformers"}), lambda event: None)
+    try:
+        for name in ("wb_choice", "wb_text", "wb_rolling"):
+            theirs, ours = (measure(Task(name, folder=folder), m)[0] for m in (peer, model))
+            assert [s.value for s in theirs] == pytest.approx([s.value for s in ours], rel=1e-4)
+        assert "torch.nn.Linear" in theirs[0].weights
+    finally:
+        peer.close()
+
+
+@needs
 def test_a_stopped_task_goes_on(model: Any, folder: Path, tmp_path: Path,
                                 monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.quality.lm_eval_scoring import Scorer

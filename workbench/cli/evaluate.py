@@ -107,7 +107,7 @@ def _teller(status: Any, schemes: tuple[str, ...]) -> Callable[[Event], None]:
 def _print(rows: list[Row], speed: bool, wanted: Sequence[Task]) -> None:
     out = console()
     if not out.is_terminal:
-        out.width = 160
+        out.width = 160 + 32 * sum(len(r.scores) for r in rows[:1])
     tok = ["tok/s"] if speed else []
     scores = [_scores(row, wanted) for row in rows]
     asked = [s.name for s in scores[0] if not s.within]
