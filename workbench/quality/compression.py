@@ -95,6 +95,15 @@ def _key(settings: Settings, level: str) -> str:
     return study_key(settings.with_(weights=REFERENCE), level, 0, "")
 
 
+def _kernels() -> str:
+    """What multiplies here now: other kernels, other speeds."""
+    import torch
+
+    from workbench.kernels import native
+
+    return f"{native.isa() or native.why_not()} {torch.__version__}"
+
+
 @dataclass
 class _Table:
     settings: Settings
@@ -118,7 +127,8 @@ class _Table:
             settings = self.settings.with_(weights=scheme)
             spent = Cost(**self._kept(f"{scheme} calibration", lambda: self._cost(settings)))
             if self.speed:
-                speed = Speed(**self._kept(f"{scheme} speed {self.rounds}", lambda: self._speed(settings)))
+                speed = Speed(**self._kept(f"{scheme} speed {self.rounds} {_kernels()}",
+                                           lambda: self._speed(settings)))
         except Cancelled:
             raise
         except WorkbenchError as error:
