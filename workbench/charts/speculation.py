@@ -29,6 +29,11 @@ STATES = {"plain": (0, NEUTRAL, "target alone"), "rejected": (1, BAD, "rejected"
 #: Steps and columns that the ribbon shows.
 _STEPS, _COLUMNS = 24, 24
 _FEW = 3
+#: Under the plot: a run's name beside a legend leaves no room for either.
+_BELOW: dict[str, Any] = {
+    "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0,
+               "xanchor": "left"},
+    "margin": {"l": 56, "r": 16, "t": 44, "b": 78}}
 _NOTHING = "Nothing was drafted: plain decoding emits one token per forward."
 
 
@@ -53,7 +58,7 @@ def ribbon(steps: Sequence[Step], title: str = "Token ribbon") -> Figure:
                for _, color, word in STATES.values()]
     return figure(traces, title, axis("token of the step, in the order drafted", dtick=1),
                   axis("step", autorange="reversed", type="category"),
-                  height=max(240, min(680, 120 + 22 * len(shown))))
+                  height=max(240, min(710, 150 + 22 * len(shown))), **_BELOW)
 
 
 def _word(text: str) -> str:
@@ -102,9 +107,10 @@ def by_depth(rows: Sequence[tuple[str, Sequence[Depth]]], title: str = "Acceptan
             "hovertemplate": "depth %{x}: %{y:.0f} % (%{customdata[0]} of %{customdata[1]} times; "
                              "%{customdata[2]} tokens drafted there)<extra></extra>"})
     return figure(traces, title, axis("depth in the draft", dtick=1),
-                  axis("right, of the times reached (%)", range=[0, 100]), barmode="group",
-                  annotations=[note("pale: fewer than three observations", x=1, y=1.02, xanchor="right",
-                                    yanchor="bottom", font={"size": 11, "color": INK})])
+                  axis("right, of the times reached (%)", range=[0, 100]), barmode="group", height=330,
+                  **_BELOW, annotations=[
+                      note("pale: fewer than three observations", x=1, y=1.02, xanchor="right",
+                           yanchor="bottom", font={"size": 11, "color": INK})])
 
 
 def cost_split(rows: Sequence[tuple[str, dict[str, float]]], title: str = "Where a token's time goes"
