@@ -274,7 +274,8 @@ class SensorStatus(Event, frozen=True, kw_only=True, tag="sensor"):
 class Quality(Event, frozen=True, kw_only=True, tag="quality"):
     """A quality figure, possibly partial (``done`` False while it streams).
 
-    ``metric``: ``perplexity kl_mean kl_median kl_p99 top1 accuracy``. ``se``: standard error.
+    ``metric``: ``perplexity kl_mean kl_median kl_p99 top1 accuracy``, or a task of lm-eval and its metric
+    (``arc_easy acc``; ``tokens`` are documents then). ``se``: standard error.
     ``against``: the reference's description for KL and agreement."""
 
     metric: str

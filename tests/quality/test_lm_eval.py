@@ -329,6 +329,34 @@ def test_coarser_settings_are_what_is_measured(folder: Path, model: Any) -> None
 
 
 @needs
+def test_examples_and_chats_are_in_the_prompt(model: Any, folder: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.quality.lm_eval_run import Live
+
+    asked: list[str] = []
+    before = Live.told
+    monkeypatch.setattr(Live, "told", lambda self, r, a: (asked.append(r.args[0]), before(self, r, a)))
+    docs = [json.loads(line) for line in (folder / "choice.jsonl").read_text().splitlines()]
+    scores, _ = measure(Task("wb_choice", limit=2, fewshot=2, folder=folder), model)
+    assert (scores[0].fewshot, scores[0].count) == (2, 2)
+    for prompt, doc in zip(asked[::3], docs, strict=False):
+        assert prompt.endswith(doc["question"])
+        assert prompt.count("\n\n") == 2  # behind each example
+    again = list(asked)
+    asked.clear()
+    measure(Task("wb_choice", limit=2, fewshot=2, folder=folder), model)
+    assert asked == again  # the same examples every time
+    with pytest.raises(SettingsError, match="no chat template"):
+        measure(Task("wb_choice", limit=1, chat=True, folder=folder), model)
+    template = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+                "{% if add_generation_prompt %}<answer>{% endif %}")
+    monkeypatch.setattr(model.tokenizer, "chat_template", template)
+    asked.clear()
+    measure(Task("wb_choice", limit=1, chat=True, folder=folder), model)
+    assert asked[0] == f"<user>{docs[0]['question']}<answer>"
+
+
+@needs
 def test_another_engine_answers_too(model: Any, folder: Path) -> None:
     from workbench.backends import open_model
 
