@@ -149,8 +149,10 @@ def main() -> None:
         "sampling.temperature": given.temperature})
     began = time.monotonic()
     model = load(settings, lambda event: None)
+    print(model.forward.describe(), flush=True)  # module by module, times would say something else
     told = {"model": Path(given.model).name, "weights": given.weights, "new_tokens": given.new,
-            "temperature": given.temperature, "clock": given.clock, "threads": threads}
+            "temperature": given.temperature, "clock": given.clock, "threads": threads,
+            "executor": model.forward.describe()}
     results: dict[int, dict[str, dict[str, Any]]] = {}
     crossings: dict[str, float | None] = {}
     if given.resume and given.out.exists():

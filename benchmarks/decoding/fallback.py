@@ -96,6 +96,8 @@ def main() -> None:
     if {k: kept.get(k) for k in about} != about:
         kept = {**about, "environment": collect(), "methods": {}}
     model = load(base, lambda event: None)
+    kept["executor"] = model.forward.describe()
+    print(model.forward.describe(), flush=True)  # module by module, times would say something else
     texts = [prompts.bundled(1)[kind][0].text for kind in given.kinds]
     for method in [m for m in given.methods if m not in kept["methods"]]:
         if time.monotonic() - began > given.seconds:

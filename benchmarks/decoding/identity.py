@@ -43,11 +43,12 @@ def main() -> None:
             "model.source": given.model, "weights": weights, "limits.max_new_tokens": given.new, "seed": 3,
             "telemetry.preset": "off", "telemetry.power": False})
         model = load(base, lambda event: None)
+        print(f"{weights}: {model.forward.describe()}", flush=True)
         for temperature in given.temperature:
             case = found["cases"].setdefault(f"{weights}, temperature {temperature:g}", {})
             compared = Identity(model, base.with_({"sampling.temperature": temperature}))
             for method in [m for m in given.methods if m not in case or case[m]["skipped"]]:
-                case[method] = compared.run(method, texts).to_dict()
+                case[method] = {**compared.run(method, texts).to_dict(), "executor": model.forward.describe()}
                 given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
                 o = case[method]
                 print(f"{weights} T={temperature:g} {method}: " + (o["skipped"] or (

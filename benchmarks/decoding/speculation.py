@@ -62,6 +62,7 @@ def main() -> None:
     texts = bundled(given.each)
     texts = {k: texts[k] for k in given.kinds or texts}
     model = load(base, lambda event: None)
+    print(model.forward.describe(), flush=True)  # module by module, times would say something else
     bench = Benchmark(model, base, given.methods, texts, repeats=given.repeats, clock=given.clock,
                       fallback=None if given.fallback else False,
                       state=given.out.with_name(given.out.name + ".state"),
