@@ -65,7 +65,7 @@ class Ragged:
         if not chain:  # a chain's paths are known without being read
             for row, path in enumerate(p for tree in trees for p in paths_of(tree)):
                 self.length[row] = len(path)
-                self.path[row * n:row * n + len(path)] = path
+                self.path[row * n:row * n + len(path)] = [*path]
         self.rows = Rows(batch, n, self.base, self.first, self.length, self.path, int(chain), self.start,
                          self.owner, self.slot)
 

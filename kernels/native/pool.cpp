@@ -1,12 +1,13 @@
 #include "pool.h"
 
+#include "seats.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
-#include <ctime>
 #include <mutex>
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -15,10 +16,13 @@
 
 namespace {
 
+using wb_pool::now;
+using wb_pool::pause_a_little;
+
 constexpr int kMost = 256;        // threads
 constexpr int kMostChunks = (1 << 20) - 1;
 constexpr int64_t kSpinNs = 30000;  // a worker between two operations of a forward
-constexpr int64_t kJoinNs = 15000;  // the caller, for a chunk that another thread is in
+constexpr int64_t kJoinNs = 15000;  // for a chunk that another thread is in
 
 using Fn = void (*)(void*, int);
 
@@ -30,6 +34,7 @@ struct alignas(64) Range {
 
 struct Pool {
   Range range[kMost];
+  wb_pool::Seat seat[kMost];
   alignas(64) std::atomic<uint32_t> epoch{0};
   std::atomic<int> sleepers{0};
   alignas(64) std::atomic<int> left{0};
@@ -45,20 +50,6 @@ Pool* pool = nullptr;
 std::atomic_flag busy = ATOMIC_FLAG_INIT;
 std::atomic<int> wanted{0};
 thread_local bool inside = false;
-
-int64_t now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
-inline void pause_a_little() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 #if defined(__linux__)
 void wait_on(std::atomic<uint32_t>& word, uint32_t seen) {
@@ -89,6 +80,7 @@ int take(Pool& p, int who, uint32_t epoch, bool own) {
 }
 
 void work(Pool& p, int me, int team, uint32_t epoch) {
+  wb_pool::sit(p.seat[me]);
   for (int turn = 0; turn < team; ++turn) {
     const int who = (me + turn) % team;
     for (;;) {
@@ -101,6 +93,7 @@ void work(Pool& p, int me, int team, uint32_t epoch) {
       }
     }
   }
+  wb_pool::leave(p.seat[me], me == 0);
 }
 
 void* worker(void* argument) {
@@ -108,6 +101,7 @@ void* worker(void* argument) {
   const int me = static_cast<int>(reinterpret_cast<intptr_t>(argument));
   inside = true;
   uint32_t seen = 0;
+  int team = 0;
   for (;;) {
     int64_t began = 0;
     for (int i = 0; p.epoch.load(std::memory_order_acquire) == seen; ++i) {
@@ -115,13 +109,16 @@ void* worker(void* argument) {
       if (i % 64) continue;
       const int64_t time = now();
       if (!began) began = time;
-      if (time - began < kSpinNs) continue;
+      const bool late = time - began >= kJoinNs && me < team && p.left.load(std::memory_order_acquire) > 0;
+      const bool lent = late && wb_pool::lend(p.seat, me, team);
+      if (!lent && time - began < kSpinNs) continue;
+      if (lent) wb_pool::step_aside();
       p.sleepers.fetch_add(1);
       if (p.epoch.load() == seen) wait_on(p.epoch, seen);
       p.sleepers.fetch_sub(1);
     }
     seen = p.epoch.load(std::memory_order_acquire);
-    const int team = p.team.load(std::memory_order_acquire);
+    team = p.team.load(std::memory_order_acquire);
     if (me < team) work(p, me, team, seen);
   }
   return nullptr;
@@ -131,6 +128,7 @@ void in_child() {  // the threads stayed with the parent
   pool = nullptr;
   busy.clear();
   inside = false;
+  wb_pool::forget_thread();
 }
 
 int usable() {
@@ -161,11 +159,12 @@ Pool& grown(int team) {
   return p;
 }
 
-void join(Pool& p) {
+void join(Pool& p, int team) {
   const int64_t began = now();
   while (p.left.load(std::memory_order_acquire) > 0) {
     pause_a_little();
     if (now() - began < kJoinNs) continue;
+    wb_pool::lend(p.seat, 0, team);
     const uint32_t seen = p.joined.load();
     p.caller_sleeps.store(1);
     if (p.left.load() > 0) wait_on(p.joined, seen);
@@ -207,6 +206,6 @@ extern "C" void wb_parallel(int n, Fn fn, void* ctx) {
   inside = true;
   work(p, 0, team, epoch);
   inside = false;
-  join(p);
+  join(p, team);
   busy.clear(std::memory_order_release);
 }

@@ -225,6 +225,30 @@ def test_callers_from_several_threads_and_from_inside() -> None:
 
 
 @needs_library
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are lent cores on Linux only")
+def test_beside_busy_processes_results_and_cores_stay() -> None:
+    """Threads that were moved to help one another may run anywhere again, and nothing is lost or done twice."""
+    library, cores = native.library(), len(os.sched_getaffinity(0))
+    library.wb_set_threads(cores)
+    weight, _, kept = made("int4", torch.randn(4096, 1024))
+    x = torch.randn(4, 1024).bfloat16()
+    expected, allowed = linear.matmul(x, weight), os.sched_getaffinity(0)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            assert torch.equal(linear.matmul(x, weight), expected)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    linear.matmul(x, weight)
+    threads = [int(t) for t in os.listdir("/proc/self/task")]
+    assert all(os.sched_getaffinity(t) == allowed for t in threads)
+    assert kept is not None
+
+
+@needs_library
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_makes_its_own_threads() -> None:
     code = """

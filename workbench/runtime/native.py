@@ -236,7 +236,8 @@ class Executor:
                 self._raggeds.clear()
             layout = self._raggeds[rows.trees] = Ragged(rows.bases, rows.first, rows.trees, rows.slots)
             return layout
-        layout.base[:], layout.first[:], layout.slot[:] = rows.bases, rows.first, rows.slots
+        layout.base[:] = [*rows.bases]
+        layout.first[:], layout.slot[:] = [*rows.first], [*rows.slots]
         return layout
 
     def _run(self, first: int = 0, last: int | None = None) -> None:
