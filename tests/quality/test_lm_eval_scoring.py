@@ -93,6 +93,24 @@ def test_choices_share_their_question(model: Any, ids: list[int], monkeypatch: p
     assert first == 152
 
 
+def test_choices_of_one_token_are_read_off_the_same_logits(model: Any, judge: Any, ids: list[int],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    for kv in ("full", "kivi(bits=2)"):
+        work = scorer(model, kv=kv)
+        first = work.score(ids[:60], ids[60:61])
+        before = Scorer._forward
+        monkeypatch.setattr(Scorer, "_forward", None)
+        others = [work.score(ids[:60], [t]) for t in (3, 40, 400)]
+        assert work.score(ids[:60], ids[60:61]) == first
+        monkeypatch.setattr(Scorer, "_forward", before)
+        if kv == "full":
+            for token, (value, greedy) in zip((3, 40, 400), others, strict=True):
+                want, same = by_hand(judge, ids[:60], [token])
+                assert value == pytest.approx(want, abs=1e-3)
+                assert greedy == same
+        assert work.score(ids[:61], [3]) != others[0]
+
+
 def test_a_cache_that_rounds_does_not_share(model: Any, ids: list[int]) -> None:
     """What was scored before never changes a figure, whichever the cache."""
     question, choices = ids[:170], [ids[170:180], ids[180:190]]

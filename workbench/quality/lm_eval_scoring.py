@@ -43,6 +43,8 @@ class Scorer:
     _cache: Any = None
     _masks: Any = None
     _held: list[int] = field(default_factory=list)
+    #: Logits [1, V] behind ``_held``: choices of one token each need no forward but the first one's.
+    _behind: torch.Tensor | None = None
 
     @property
     def most(self) -> int:
@@ -67,11 +69,13 @@ class Scorer:
             return self._score(whole[:-1], continuation)
 
     def _score(self, ids: list[int], targets: list[int]) -> tuple[float, bool]:
+        goals = torch.tensor(targets, device=self.model.device)
+        if len(targets) == 1 and self._behind is not None and ids == self._held:
+            return _likelihood(self._behind, goals)
         first = len(ids) - len(targets)
         base = self._start(ids, first)
         total, greedy = 0.0, True
         tokens = torch.tensor([ids], device=self.model.device)
-        goals = torch.tensor(targets, device=self.model.device)
         guard = Guard(self.cancelled)
         with guard.between_layers(self.model.forward.model):
             while base < len(ids):
@@ -84,7 +88,7 @@ class Scorer:
                     value, same = _likelihood(logits, part)
                     total, greedy = total + value, greedy and same
                 base = end
-        self._held = ids
+        self._held, self._behind = ids, logits[-1:].clone()
         return total, greedy
 
     def _start(self, ids: list[int], most: int) -> int:
@@ -99,7 +103,7 @@ class Scorer:
             pairs = zip(ids, self._held, strict=False)
             shared = min(most, next((i for i, (a, b) in enumerate(pairs) if a != b),
                                     min(len(ids), len(self._held))))
-        self._held = []  # an interrupted forward leaves nothing that can be relied on
+        self._held, self._behind = [], None  # an interrupted forward leaves nothing to rely on
         self._cache.rewind(shared)
         return shared
 
