@@ -52,9 +52,24 @@ class Questions:
         found = panel(str(self.menu.value))
         content = found.content(run, baseline) if run is not None else Content(
             empty="Run something first; then this panel speaks of it.")
-        self._answer.objects = self._parts(found.question, content)
-        # A panel that is slow to make is made less often.
-        self._next = time.monotonic() + max(found.live_s, 10 * (time.monotonic() - began))
+        self._put(self._parts(found.question, content))
+        self._next = time.monotonic() + found.pause(time.monotonic() - began)
+
+    def _put(self, parts: list[Any]) -> None:
+        """Into the page; where there are parts of the same kinds, into these: a picture then only changes."""
+        there = list(self._answer.objects)
+        if [type(p) for p in there] != [type(p) for p in parts] or not all(map(_changes, [*there, *parts])):
+            self._answer.objects = parts
+            return
+        for old, new in zip(there, parts, strict=True):
+            if isinstance(old, Figure):
+                old.height = new.height
+                old.object["data"][:] = new.object["data"]
+                old.object["layout"].clear()
+                old.object["layout"].update(new.object["layout"])
+                old.param.trigger("object")
+            elif old.object != new.object:
+                old.object = new.object
 
     def _parts(self, question: str, content: Content) -> list[Any]:
         lines = [tag("div", question, cls="empty")]
@@ -94,6 +109,13 @@ class Questions:
         action = content.picked(_mark(points[0], figure)) if points else None
         if action is not None:
             self._attempt(action)
+
+
+def _changes(part: Any) -> bool:
+    """Whether it can be changed in place: text, and pictures that no click depends on."""
+    if isinstance(part, Figure):
+        return not (part.object["layout"].get("meta") or {}).get("picks")
+    return isinstance(part, pn.pane.HTML)
 
 
 def _mark(point: dict[str, Any], figure: dict[str, Any]) -> Any:

@@ -46,8 +46,7 @@ class Opened:
         began = time.monotonic()
         self._content = found.content(run, baseline) if run is not None else Content(
             empty="Run something first; then this panel speaks of it.")
-        # A panel that is slow to make is made less often.
-        self._next = time.monotonic() + max(found.live_s, 10 * (time.monotonic() - began))
+        self._next = time.monotonic() + found.pause(time.monotonic() - began)
         about = "" if run is None else f"About {run.label}" + (
             f", against {baseline.label}." if baseline is not None and baseline.id != run.id else ".")
         return {"key": found.key, "question": found.question, "about": about,

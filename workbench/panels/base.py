@@ -84,6 +84,11 @@ class Panel:
     order: int = 100
     live_s: float = 2.0
 
+    def pause(self, took_s: float) -> float:
+        """Seconds until it is drawn again while the run goes on, after a drawing that took so long: at most a
+        tenth of the time, a third where that would be seldom."""
+        return max(self.live_s, min(10 * took_s, max(2.0, 3 * took_s)))
+
     def content(self, run: Run, baseline: Run | None = None) -> Content:
         """Never raises: a panel that cannot be drawn must not take the view with it."""
         if baseline is not None and baseline.id == run.id:
