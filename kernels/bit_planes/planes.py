@@ -10,7 +10,7 @@ import torch
 def pack(q: torch.Tensor, bits: int) -> torch.Tensor:
     """uint8 [N, K] below 2^bits, K a multiple of 8 -> uint8 [bits, N, K / 8]."""
     parts = q.view(q.shape[0], -1, 8)
-    at = torch.arange(8, device=q.device)
+    at = torch.arange(8, dtype=torch.uint8, device=q.device)  # int64 would be eight times the memory
     return torch.stack([((parts >> i & 1) << at).sum(-1, dtype=torch.uint8) for i in range(bits)])
 
 

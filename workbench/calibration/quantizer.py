@@ -13,6 +13,7 @@ from workbench.calibration.recipe import Recipe
 from workbench.calibration.scaling import scale_layer
 from workbench.calibration.walk import Pass
 from workbench.errors import ModelError, SettingsError
+from workbench.runtime.loading import return_freed
 
 if TYPE_CHECKING:
     from workbench.calibration.layers import Layer
@@ -68,10 +69,16 @@ class Quantizer:
         grid = fitting(self.recipe.grid, weight.shape[1], f"{layer.name}.{name}")
         plain = round_to_nearest(weight, grid)
         nearest = proxy_error(weight, *plain, grid.bits, gram)
-        rounded = Rounded(*plain, nearest, 0.0, 0) if self.recipe.rounding == "nearest" else solve(
-            weight, gram, grid, act_order=self.recipe.act_order, damp=self.recipe.damp)
+        if self.recipe.rounding == "nearest":
+            rounded = Rounded(*plain, nearest, 0.0, 0)
+        else:
+            del plain
+            return_freed(weight.device)  # what the products above left in the heap, before two factors of H
+            rounded = solve(weight, gram, grid, act_order=self.recipe.act_order, damp=self.recipe.damp)
+            return_freed(weight.device)
         error = proxy_error(weight, rounded.q, rounded.pairs, grid.bits, gram)
         signal = output_square(weight, gram)
+        return_freed(weight.device)
         self._found[f"{name}.planes"] = planes.pack(rounded.q, grid.bits)
         self._found[f"{name}.pairs"] = rounded.pairs
         self._found[f"{name}.report"] = torch.tensor(
