@@ -51,8 +51,8 @@ def identity(data: dict[str, Any], name: str) -> str:
     methods = list(dict.fromkeys(m for case in cases.values() for m in case))
     ran = dict.fromkeys(o["executor"] for case in cases.values() for o in case.values() if "executor" in o)
     lines = [f"## {name}: texts equal to plain decoding's\n",
-             f"{data['count']} prompts of eight kinds, {data['new']} new tokens each; {'; '.join(ran)}. Equal "
-             "texts of all; where one differs, the plain target judged every token of it.\n",
+             f"{data['count']} prompts of eight kinds, {data['new']} new tokens each; {'; '.join(ran)}. "
+             "Equal texts of all; where one differs, the plain target judged every token of it.\n",
              "| method | " + " | ".join(cases) + " |", "|---" * (len(cases) + 1) + "|"]
     for method in methods:
         cells = [_judged(case[method]) if method in case else "–" for case in cases.values()]
@@ -71,9 +71,9 @@ def _judged(found: dict[str, Any]) -> str:
 def fallback(data: dict[str, Any], name: str) -> str:
     """``fallback.py``: what a method costs after it was given up."""
     lines = [f"## {name}: after the fallback has seen that it does not pay\n",
-             f"{data['model']}, {data['new']} new tokens{_ran(data)}. {_CLOCKS[data['clock']]} Speed from the "
-             "switch to the end over plain decoding's for the same tokens, new looks included; the bar is "
-             "0.97.\n",
+             f"{data['model']}, {data['new']} new tokens{_ran(data)}. {_CLOCKS[data['clock']]} Speed from "
+             "the switch to the end over plain decoding's for the same tokens, new looks included; the bar "
+             "is 0.97.\n",
              "| method | gave up in | x plain afterwards (median) | quartiles | x plain, whole text |",
              "|---|---|---|---|---|"]
     for method, r in data["methods"].items():
