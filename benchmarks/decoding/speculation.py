@@ -27,7 +27,8 @@ from workbench.store.environment import collect
 from workbench.zoo.recipes.widen import widen
 
 METHODS = ("draft_model", "optimal_tree", "prompt_lookup", "input_copy", "token_recycling",
-           "token_recycling(tree=auto)", "adaptive_tables", "medusa", "eagle", "hidden_transfer", "clover")
+           "token_recycling(tree=auto)", "adaptive_tables", "medusa", "eagle", "dovetail", "hidden_transfer",
+           "clover")
 WIDTH, INNER = 3072, 4096
 
 
