@@ -106,8 +106,11 @@ def closed(gap: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     return float(1 - gap.mean() / base.mean()), float(drawn.std())
 
 
-def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int, methods: list[str]
-         ) -> Iterator[dict[str, Any]]:
+def rows(name: str, bits: list[int], groups: list[int], samples: int, length: int, methods: list[str],
+         known: list[dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
+    """``known``: rows of earlier runs, which are not measured again (but for each grid's first method, which
+    the others are compared with)."""
+    there = {(r["bits"], r["group"], r["method"], r["samples"]) for r in known or []}
     settings = Settings().with_({"model.source": name})
     texts = windows(name)
     untouched = fresh(name)
@@ -123,8 +126,10 @@ def rows(name: str, bits: list[int], groups: list[int], samples: int, length: in
                 changes = METHODS[label]
                 # rounding to nearest needs no statistics, so the least text and one pass do
                 light = changes.get("rounding") == "nearest" and not changes.get("scaling")
-                recipe = Recipe(bits=b, group=group, samples=1 if light else samples, length=length,
-                                sequential=changes.get("rounding") != "nearest", **changes)
+                recipe = Recipe(bits=b, group=group, samples=-(-256 // length) if light else samples,
+                                length=length, sequential=changes.get("rounding") != "nearest", **changes)
+                if nearest is not None and (b, group, label, recipe.samples) in there:
+                    continue
                 began = time.perf_counter()
                 prepared = prepare(settings, recipe, lambda e: None)
                 seconds = time.perf_counter() - began
@@ -154,6 +159,13 @@ def show(r: dict[str, Any]) -> None:
           f"  ({r['calibration_s']} s)", flush=True)
 
 
+def kept(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier run with this model, length and torch."""
+    found = json.loads(path.read_text()) if path.is_file() else {"about": {}, "rows": []}
+    same = all(found["about"].get(k) == about[k] for k in ("model", "length", "torch"))
+    return list(found["rows"]) if same else []
+
+
 def merge(path: Path, about: dict[str, Any], result: dict[str, Any]) -> None:
     """The row replaces the one of the same scheme."""
     kept = json.loads(path.read_text())["rows"] if path.is_file() else []
@@ -172,16 +184,20 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--again", action="store_true", help="measure what the file has, too")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gptq.json",
+                        help="where --save puts its rows; a stopped run goes on from them")
     args = parser.parse_args()
     torch.manual_seed(0)
     about = {"model": args.model, "samples": args.samples, "length": args.length,
              "python": platform.python_version(), "torch": torch.__version__,
              "threads": torch.get_num_threads(),
              "note": "calibration_s on a machine with other work; near 0 where the cache had it"}
-    path = Path(__file__).parent / "results" / "gptq.json"
+    path = args.out
     methods = args.methods.split(";") if args.methods else list(METHODS)
     for result in rows(args.model, [int(b) for b in args.bits.split(",")],
-                       [int(g) for g in args.groups.split(",")], args.samples, args.length, methods):
+                       [int(g) for g in args.groups.split(",")], args.samples, args.length, methods,
+                       kept(path, about) if args.save and not args.again else None):
         show(result)
         if args.save:
             merge(path, about, result)
