@@ -151,10 +151,11 @@ class Executor:
         call.ids, call.positions = ids.data_ptr(), positions.data_ptr()
         self._room(batch, n, keep, cache.capacity)
         call.keep = keep
-        told = self._ask(cache, batch * n)
+        straight = self._point(cache, batch, base)
+        told = {} if straight else self._ask(cache, batch * n)
         call.input, call.enter = None if embedded is None else embedded.data_ptr(), 0
         self._run()
-        if cache.states is not None:
+        if cache.states is not None and not straight:
             cache.states.append({tap: rows.view(batch, n, -1) for tap, rows in told.items()})
         cache.rewind(base + n)
         return self._logits[:batch * keep].view(batch, keep, -1)
@@ -191,6 +192,20 @@ class Executor:
         self._run(first, last)
         call.input = call.states = None
         return self._logits[:n] if last == self._plan.layers else out
+
+    def _point(self, cache: StaticCache, batch: int, base: int) -> bool:
+        """Let the next forward tell one sequence's hidden states right where ``cache`` keeps them; False
+        where they lie otherwise. (A copy costs a small model three percent of a step.)"""
+        if cache.states is None or batch != 1:
+            return False
+        taps = {tap: part.keys for tap, part in cache.states.taps.items()}
+        if any(len(kept) != 1 or kept.dtype != torch.float32 for kept in taps.values()):
+            return False
+        ahead = base * self._plan.hidden * 4
+        for layer in range(self._plan.layers + 1):
+            self._taps[layer] = taps[layer].data_ptr() + ahead if layer in taps else None
+        self._call.states = self._taps
+        return True
 
     def _ask(self, cache: StaticCache, rows: int) -> dict[int, torch.Tensor]:
         """Where the next forward tells the hidden states that ``cache`` keeps: {tap: [rows, hidden]}."""
