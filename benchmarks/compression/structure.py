@@ -9,6 +9,7 @@ for a turn does not count, caches and memory that others fill do. Run ``--clock 
 
     python benchmarks/compression/structure.py --part kernel --save     # and decode: timings, one minute each
     python benchmarks/compression/structure.py --part sparse --save     # and slice, tune, prune, puzzle, core
+    python benchmarks/compression/structure.py --part prune --model wb-1m --steps 2   # a look in seconds
 """
 
 from __future__ import annotations
@@ -41,14 +42,21 @@ from workbench.structure import (
 
 RESULTS = Path(__file__).parent / "results" / "structure.json"
 MODEL = "wb-14m"
-ROUNDS = 7
+ROUNDS, STEPS = 7, 30
+
+
+def cuts(config: Any) -> tuple[tuple[str, shrinking.Target], ...]:
+    """Half of the neurons; a quarter fewer layers."""
+    ffn, layers = config.intermediate_size // 16 * 8, max(1, 3 * config.num_hidden_layers // 4)
+    return (("half of the neurons", shrinking.Target(ffn=ffn)),
+            (f"{layers} of {config.num_hidden_layers} layers", shrinking.Target(layers=layers)))
 
 
 class Case:
     """The bundled model, its calibration text and its held-out windows."""
 
-    def __init__(self) -> None:
-        self.model, self.folder = checkpoint.read(MODEL)
+    def __init__(self, source: str) -> None:
+        self.model, self.folder = checkpoint.read(source)
         self.calibration = calibrating.windows(self.folder, self.model.config, 32, 256)
         self.held = judging.held_out(self.folder, self.model.config, 16)
         self.base = judging.judge(self.model, self.held)
@@ -76,7 +84,7 @@ def sparse(case: Case) -> list[dict[str, Any]]:
     return rows
 
 
-def tune(case: Case, steps: int = 30) -> list[dict[str, Any]]:
+def tune(case: Case, steps: int) -> list[dict[str, Any]]:
     """Fine-tuning with the zeros held: which loss gets most of 70 % sparsity back in the same steps."""
     start, kept = pruning.prune_model(case.model, case.calibration, 0.7)
     text = calibrating.windows(case.folder, case.model.config, steps * 4, 256, seed=1)
@@ -100,13 +108,12 @@ def slice_(case: Case) -> list[dict[str, Any]]:
     return rows
 
 
-def prune(case: Case, steps: int = 30) -> list[dict[str, Any]]:
+def prune(case: Case, steps: int) -> list[dict[str, Any]]:
     """Half of the neurons, or two layers fewer: cut, then distilled."""
     found = importance.measure(case.model, case.calibration)
     text = calibrating.windows(case.folder, case.model.config, steps * 4, 256, seed=1)
     rows = []
-    for name, target in (("half of the neurons", shrinking.Target(ffn=512)),
-                         ("6 of 8 layers", shrinking.Target(layers=6))):
+    for name, target in cuts(case.model.config):
         student = shrinking.shrink(case.model, shrinking.choose(case.model.config, found, target))
         rows.append(case.row(f"{name}, cut", student, steps=0))
         began = time.monotonic()
@@ -181,7 +188,7 @@ def _silenced(model: Any, layers: Any, gone: list[torch.Tensor], ids: torch.Tens
     return float(torch.nn.functional.cross_entropy(logits, ids[0, half + 1:]))
 
 
-def kernel(clock: Callable[[], float]) -> list[dict[str, Any]]:
+def kernel(source: str, rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Sparse against dense bfloat16 products, both of the native library, decode rows."""
     from workbench.kernels.native import linear
     from workbench.kernels.sparse_linear import native, packing
@@ -196,7 +203,7 @@ def kernel(clock: Callable[[], float]) -> list[dict[str, Any]]:
             size = sum(v.numel() * 2 + i.numel() * 4 for v, i in packed) / (2 * n * k * len(base))
             for m in (1, 4, 8):
                 x, pairs = torch.randn(m, k).bfloat16(), []
-                for _ in range(ROUNDS):
+                for _ in range(rounds):
                     times = []
                     for which in (dense, stored):
                         began = clock()
@@ -211,41 +218,40 @@ def kernel(clock: Callable[[], float]) -> list[dict[str, Any]]:
     return rows
 
 
-def decode(clock: Callable[[], float]) -> list[dict[str, Any]]:
+def decode(source: str, rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Steps per second of whole models against the original, both in the workbench's own loop."""
     from workbench.settings import Settings
 
-    base, rows = Settings().with_({"model": MODEL, "compute.threads": 1, "limits.max_new_tokens": 48,
+    base, rows = Settings().with_({"model": source, "compute.threads": 1, "limits.max_new_tokens": 48,
                                    "limits.stop_at_eos": False}), []
     with tempfile.TemporaryDirectory() as folder:
-        model, source = checkpoint.read(MODEL)
-        text = calibrating.windows(source, model.config, 16, 128)
+        model, place = checkpoint.read(source)
+        text = calibrating.windows(place, model.config, 16, 128)
         found = importance.measure(model, text)
         ways: dict[str, dict[str, Any]] = {
             "core neurons, 40 %": {"decoding": "core_neurons(share=0.4)"},
             "sparse 70 %": {"weights": "sparse(sparsity=0.7,method=magnitude)"}}
-        for name, target in (("half of the neurons", shrinking.Target(ffn=512)),
-                             ("6 of 8 layers", shrinking.Target(layers=6))):
+        for name, target in cuts(model.config):
             made = shrinking.shrink(model, shrinking.choose(model.config, found, target))
-            ways[name] = {"model": str(checkpoint.write(made, source, Path(folder) / name, {}))}
+            ways[name] = {"model": str(checkpoint.write(made, place, Path(folder) / name, {}))}
         for share in (0.0, 0.1, 0.2, 0.3):
             made = slicing.slice_model(model, text, share).model
-            ways[f"sliced {share:.0%}"] = {"model": str(checkpoint.write(made, source,
-                                                                         Path(folder) / f"s{share}", {}))}
+            to = Path(folder) / f"s{share}"
+            ways[f"sliced {share:.0%}"] = {"model": str(checkpoint.write(made, place, to, {}))}
         for name, change in ways.items():
-            rows.append({"name": name, **_against(base, base.with_(change), clock)})
+            rows.append({"name": name, **_against(base, base.with_(change), rounds, clock)})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def _against(first: Any, second: Any, clock: Callable[[], float]) -> dict[str, Any]:
+def _against(first: Any, second: Any, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
     from workbench.events import Phase
     from workbench.runtime import load
 
     models = [load(s, lambda e: None, lambda: False) for s in (first, second)]
     prompt, pairs = "def mean(values):\n    total = 0\n    for value in values:\n", []
     try:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             times = []
             for model, settings in zip(models, (first, second), strict=True):
                 began = clock()
@@ -272,6 +278,9 @@ PARTS: dict[str, Any] = {"kernel": kernel, "decode": decode, "sparse": sparse, "
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", action="append", choices=sorted(PARTS), required=True)
+    parser.add_argument("--model", default=MODEL, help="bundled name or folder, Llama-style")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of kernel and decode")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of tune and prune")
     parser.add_argument("--save", action="store_true", help=f"into {RESULTS.name}, other parts stay")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, default=1)
@@ -281,13 +290,14 @@ def main() -> None:
     case = None
     for part in given.part:
         if part in ("kernel", "decode"):
-            rows = PARTS[part](time.thread_time if given.clock == "cpu" else time.perf_counter)
+            clock = time.thread_time if given.clock == "cpu" else time.perf_counter
+            rows = PARTS[part](given.model, given.rounds, clock)
         else:
-            case = case or Case()
-            rows = PARTS[part](case)
+            case = case or Case(given.model)
+            rows = PARTS[part](case, *([given.steps] if part in ("tune", "prune") else []))
         if given.save:
             whole = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-            whole[part] = {"model": MODEL, "threads": given.threads, "torch": torch.__version__,
+            whole[part] = {"model": given.model, "threads": given.threads, "torch": torch.__version__,
                            **({"clock": given.clock} if part in ("kernel", "decode") else {}),
                            "cpu": platform.processor() or platform.machine(), "rows": rows}
             RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
