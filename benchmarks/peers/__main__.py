@@ -27,7 +27,8 @@ from typing import Any
 from benchmarks.peers.table import write
 
 CANDIDATES = [(engine, bits) for bits in ("bf16", "int8", "int4")
-              for engine in ("native", "transformers", "llama_cpp", "openvino")]
+              for engine in ("native", "native_a8", "transformers", "llama_cpp", "openvino")
+              if (engine, bits) != ("native_a8", "bf16")]
 
 
 class Process:
@@ -144,22 +145,24 @@ def _round(processes: dict[str, Process], given: argparse.Namespace, number: int
 
 
 def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per engine, bits and prompt; ``pp_ratio tg_ratio`` against the native runtime's same bits."""
+    """One row per engine, bits and prompt; the native runtime's speed over the engine's, with activations in
+    bfloat16 (``native_``) and rounded to int8 (``native_a8_``), as llama.cpp and OpenVINO round them."""
     keys = list(dict.fromkeys(k for r in rounds for k, c in r["cells"].items() if "tg" in c))
     rows = []
     for key in keys:
         name, _, prompt = key.partition("|")
         engine, _, bits = name.partition(" ")
-        base = f"native {bits}|{prompt}"
         cells = [r["cells"][key] for r in rounds if "tg" in r["cells"].get(key, {})]
         row = {"engine": engine, "bits": bits, "prompt": int(prompt), "backend": cells[-1]["backend"],
                "weights": cells[-1]["weights"], "executor": cells[-1]["executor"], "note": cells[-1]["note"]}
         for what in ("pp", "tg"):
             row[what] = statistics.median(c[what] for c in cells)
             row[f"{what}_range"] = [min(c[what] for c in cells), max(c[what] for c in cells)]
-            pairs = [r["cells"][base][what] / r["cells"][key][what] for r in rounds
-                     if "tg" in r["cells"].get(key, {}) and "tg" in r["cells"].get(base, {})]
-            row[f"native_{what}_ratio"] = statistics.median(pairs) if pairs else None
+            for ours in ("native", "native_a8"):
+                base = f"{ours} {bits}|{prompt}"
+                pairs = [r["cells"][base][what] / r["cells"][key][what] for r in rounds
+                         if "tg" in r["cells"].get(key, {}) and "tg" in r["cells"].get(base, {})]
+                row[f"{ours}_{what}_ratio"] = statistics.median(pairs) if pairs else None
         rows.append(row)
     return rows
 

@@ -25,18 +25,22 @@ def markdown(found: dict[str, Any]) -> str:
         f"{env['commit']}; {len(rounds)} interleaved rounds; read bandwidth in the same run "
         f"{min(reads):.1f}-{max(reads):.1f} GB/s; load average at the start "
         f"{env['load_average'][0]:.1f}. Medians; native/peer: median ratio of pairs of one round.", "",
-        "| bits | engine | prompt | prefill tok/s | decode tok/s | native/peer prefill | native/peer "
-        "decode | weights |", "|---|---|---|---|---|---|---|---|"]
+        "native_a8: the native runtime with activations rounded to int8, as llama.cpp and OpenVINO round "
+        "them.", "",
+        "| bits | engine | prompt | prefill tok/s | decode tok/s | native/peer prefill | native/peer decode | "
+        "native_a8/peer prefill | native_a8/peer decode | weights |", "|---" * 10 + "|"]
     for row in sorted(found["summary"], key=lambda r: (r["prompt"], r["bits"], r["engine"])):
         lines.append(
             f"| {row['bits']} | {row['engine']} | {row['prompt']} | {row['pp']:.1f} | {row['tg']:.2f} | "
-            f"{_x(row['native_pp_ratio'])} | {_x(row['native_tg_ratio'])} | {row['weights'][:70]} |")
+            f"{_x(row['native_pp_ratio'])} | {_x(row['native_tg_ratio'])} | "
+            f"{_x(row.get('native_a8_pp_ratio'))} | {_x(row.get('native_a8_tg_ratio'))} | "
+            f"{row['weights'][:70]} |")
     if found.get("note"):
         lines += ["", found["note"]]
     if found["failed"]:
         lines += ["", "Not measured:", ""]
         lines += [f"- {name}: {why}" for name, why in found["failed"].items()]
-    versions = sorted({r["backend"] for r in found["summary"] if r["engine"] != "native"})
+    versions = sorted({r["backend"] for r in found["summary"] if not r["engine"].startswith("native")})
     if found.get("preload"):
         lines += ["", f"AMX was hidden from {', '.join(found['preload'])}: with it this build crashes here, "
                       "so its AVX-512 kernels were measured."]

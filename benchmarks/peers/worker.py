@@ -29,11 +29,12 @@ def settings(asked: dict[str, Any]) -> Any:
         source = gguf_file(asked["shape"], folder, kind)
     else:
         source = checkpoint(asked["shape"], folder)
-    weights = (OURS if engine == "native" else SYMMETRIC)[bits]
+    weights = (OURS if engine.startswith("native") else SYMMETRIC)[bits]
     if engine in ("llama_cpp", "openvino"):
         weights = "bf16"  # the file's own blocks
     return Settings().with_({
-        "model.source": str(source), "weights": weights, "backend": engine,
+        "model.source": str(source), "weights": weights, "backend": engine.removesuffix("_a8"),
+        **({"weights.activations": "int8"} if engine.endswith("_a8") else {}),
         "compute.device": "cpu", "compute.threads": asked["threads"], "telemetry.preset": "off",
         "telemetry.power": False, "limits.stop_at_eos": False})
 
@@ -41,7 +42,7 @@ def settings(asked: dict[str, Any]) -> Any:
 def open_engine(asked: dict[str, Any]) -> tuple[Any, Any]:
     import os
 
-    if asked["engine"] == "native":  # as the engine's process has it; peers keep their own defaults
+    if asked["engine"].startswith("native"):  # as the engine's process has it; peers keep their own defaults
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from workbench import backends
 
