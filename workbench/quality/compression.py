@@ -99,9 +99,10 @@ def _kernels() -> str:
     """What multiplies here now: other kernels, other speeds."""
     import torch
 
-    from workbench.kernels import native
+    from workbench.runtime import native_library
 
-    return f"{native.isa() or native.why_not()} {torch.__version__}"
+    found = native_library.isa() if native_library.available() else native_library.why_not()
+    return f"{found} {torch.__version__}"
 
 
 @dataclass
