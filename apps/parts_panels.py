@@ -93,7 +93,7 @@ class Questions:
     def _offer(self, action: Action) -> Any:
         button = pn.widgets.Button(label=action.label, color="primary", margin=4,
                                    width=34 + 8 * len(action.label), sizing_mode="fixed",
-                                   description=action.help or None)
+                                   styles={"max-width": "calc(100% - 8px)"}, description=action.help or None)
         button.on_click(lambda _: self._attempt(action))
         return button
 
