@@ -27,8 +27,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"{env['load_average'][0]:.1f}. Medians; native/peer: median ratio of pairs of one round.", "",
         "native_a8: the native runtime with activations rounded to int8, as llama.cpp and OpenVINO round "
         "them.", "",
-        "| bits | engine | prompt | prefill tok/s | decode tok/s | native/peer prefill | native/peer decode | "
-        "native_a8/peer prefill | native_a8/peer decode | weights |", "|---" * 10 + "|"]
+        "| bits | engine | prompt | prefill tok/s | decode tok/s | native/peer prefill | native/peer decode "
+        "| native_a8/peer prefill | native_a8/peer decode | weights |", "|---" * 10 + "|"]
     for row in sorted(found["summary"], key=lambda r: (r["prompt"], r["bits"], r["engine"])):
         lines.append(
             f"| {row['bits']} | {row['engine']} | {row['prompt']} | {row['pp']:.1f} | {row['tg']:.2f} | "

@@ -227,7 +227,7 @@ def test_callers_from_several_threads_and_from_inside() -> None:
 @needs_library
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are lent cores on Linux only")
 def test_beside_busy_processes_results_and_cores_stay() -> None:
-    """Threads that were moved to help one another may run anywhere again, and nothing is lost or done twice."""
+    """Threads that were moved to help one another may run anywhere again; nothing is lost or done twice."""
     library, cores = native.library(), len(os.sched_getaffinity(0))
     library.wb_set_threads(cores)
     weight, _, kept = made("int4", torch.randn(4096, 1024))
