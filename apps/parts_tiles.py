@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workbench.analysis.metrics import SPECS, format_metric
+from workbench.analysis.metrics import SPECS, format_value, remarks
 from workbench.apps.markup import Markup, join, tag
 from workbench.apps.offline import pn
 from workbench.events import Metric
@@ -37,12 +37,11 @@ class Tiles:
 def tile(name: str, metric: Metric | None, base: Metric | None, ended: bool = True) -> Markup:
     """One figure; what is missing says why on hover, an estimate says so in words."""
     spec = SPECS[name]
-    shown = format_metric(metric) if metric is not None and metric.value is not None else "—"
-    value, _, estimated = shown.partition(" (estimated)")
+    value = format_value(metric) if metric is not None and metric.value is not None else "—"
     missing = ended and metric is not None and metric.value is None
     reason = metric.reason if metric is not None and missing else ""
     return tag("div", tag("div", spec.label, cls="k"), tag("div", value, cls="v"),
-               tag("div", "estimated" if estimated or "(estimated)" in shown else None,
+               tag("div", remarks(metric) or None,
                    change(name, metric, base) or tag("span", reason, cls="why"), cls="d"),
                cls="tile", title=f"{spec.help}{'; ' + reason if reason else ''}")
 

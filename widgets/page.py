@@ -99,11 +99,16 @@ def _output(run: Run | None, live: Live) -> str:
     return _card("Output", f'<pre class="wb-text">{given}{body}</pre>')
 
 
+def _beside(tile: dict[str, Any]) -> str:
+    said = (tile["remarks"], f"{tile['ratio']} the baseline" if tile["ratio"] else tile["reason"])
+    return ", ".join(s for s in said if s)
+
+
 def _tiles(tiles: list[dict[str, Any]]) -> str:
     out = "".join(
         f'<div class="wb-tile" title="{_e(t["help"])}"><div class="wb-key">{_e(t["label"])}</div>'
         f'<div class="wb-value">{_e(t["text"])}</div><div class="wb-delta wb-{_e(t["verdict"])}">'
-        f'{_e(t["ratio"] + " the baseline" if t["ratio"] else t["reason"])}</div></div>'
+        f'{_e(_beside(t))}</div></div>'
         for t in tiles)
     return f'<div class="wb-tiles">{out}</div>'
 

@@ -151,7 +151,7 @@ def _running(session: Session, run: Run, live: Live, progress: Json | None
 def tiles(run: Run | None, baseline: Run | None) -> list[Json]:
     """Key figures beside the baseline's."""
     from workbench.analysis.comparing import verdict
-    from workbench.analysis.metrics import SPECS, format_metric
+    from workbench.analysis.metrics import SPECS, format_value, remarks
 
     metrics = run.metrics if run is not None else {}
     base = baseline.metrics if baseline is not None and run is not None and (
@@ -165,8 +165,7 @@ def tiles(run: Run | None, baseline: Run | None) -> list[Json]:
         ratio = m.value / b.value if m and b and m.value is not None and b.value else None
         found.append({
             "name": name, "label": SPECS[name].label, "help": SPECS[name].help,
-            "text": format_metric(m) if m is not None and m.value is not None else "n/a",
-            "reason": m.reason if m is not None else "", "quality": m.quality if m else "",
+            "text": format_value(m), "remarks": remarks(m), "reason": m.reason if m is not None else "",
             "ratio": f"{ratio:.2f}×" if ratio else "", "verdict": verdict(name, ratio)})
     return found
 

@@ -176,6 +176,14 @@ def test_a_change_is_coloured_by_its_meaning(mine: float, base: float, cls: str)
     assert f'class="{cls}"' in str(change("ttft_s", a, b))
 
 
+def test_what_is_said_of_a_figure_stands_under_it() -> None:
+    metric = Metric(name="tok_per_s", value=706.0, unit="tok/s", quality="estimated",
+                    badges="disturbed, ×1.3 estimated")
+    shown = str(tile("tok_per_s", metric, None))
+    assert '<div class="v">706 tok/s</div>' in shown
+    assert "estimated · disturbed, ×1.3 estimated" in shown
+
+
 def test_texts_part_where_they_part(tmp_path: Path) -> None:
     a, b = recorded(tmp_path, "one two three", "a"), recorded(tmp_path, "one two four", "b")
     html = str(parts_compare.difference(b, a))

@@ -33,9 +33,9 @@ function tilesPart(app) {
     return h("div", { class: `wb-tile ${missing ? "wb-missing" : ""}`, data: { tile: t.name },
       title: [t.help, t.reason].filter(Boolean).join("; ") },
       h("div", { class: "wb-key" }, t.label),
-      h("div", { class: "wb-value" }, t.text.replace(" (estimated)", "")),
+      h("div", { class: "wb-value" }, t.text),
       h("div", { class: `wb-delta wb-${t.verdict || "none"}` },
-        [t.quality === "estimated" && "estimated", t.ratio && `${t.ratio} baseline`,
+        [t.remarks, t.ratio && `${t.ratio} baseline`,
           missing && t.reason].filter(Boolean).join(", ")));
   })));
   return node;

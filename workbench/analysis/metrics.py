@@ -306,12 +306,25 @@ def format_metric(m: ev.Metric | None) -> str:
     are said beside the number."""
     if m is None or m.value is None:
         return "n/a"
+    text = f"{format_value(m)} (estimated)" if m.quality == "estimated" else format_value(m)
+    return f"{text} [{m.badges}]" if m.badges else text
+
+
+def format_value(m: ev.Metric | None) -> str:
+    """The same without what is said beside it, for views that have a line of their own for it."""
+    if m is None or m.value is None:
+        return "n/a"
     text = _value_text(m)
     if m.se and m.unit != "bytes":
         number, _, unit = text.partition(" ")
         text = f"{number} ± {_spread(m, unit)} {unit}".rstrip()
-    text = f"{text} (estimated)" if m.quality == "estimated" else text
-    return f"{text} [{m.badges}]" if m.badges else text
+    return text
+
+
+def remarks(m: ev.Metric | None) -> str:
+    """``estimated`` and the badges, separated by `` · ``; empty without any."""
+    said = (m.quality == "estimated" and "estimated", m.badges) if m and m.value is not None else ()
+    return " · ".join(s for s in said if s)
 
 
 def _value_text(m: ev.Metric) -> str:
