@@ -14,6 +14,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+#include "../native/transpose.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
 #define WB_AMX \
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,fma,avx2")))
 
@@ -34,33 +47,6 @@ WB_AMX void configure() {
     config.rows[i] = 16;
   }
   _tile_loadconfig(&config);
-}
-
-// 16 x 16 numbers of 32 bits: m[i] lane j <-> m[j] lane i.
-WB_AMX inline void transpose(__m512i m[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(m[2 * i], m[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(m[2 * i], m[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    m[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    m[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    m[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    m[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(m[i], m[4 + i], 0x88);
-    t[4 + i] = _mm512_shuffle_i32x4(m[i], m[4 + i], 0xdd);
-    t[8 + i] = _mm512_shuffle_i32x4(m[8 + i], m[12 + i], 0x88);
-    t[12 + i] = _mm512_shuffle_i32x4(m[8 + i], m[12 + i], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    m[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-    m[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-    m[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-    m[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-  }
 }
 
 // exp for x <= 0: 2^n times a polynomial of degree 6 on |f| <= 1/2; relative error below 2e-7.

@@ -45,7 +45,8 @@ class Forward(ctypes.Structure):
 
     _fields_ = [("rows", Rows), ("ids", ADDRESS), ("positions", ADDRESS), ("kv", ctypes.POINTER(Kv)),
                 ("capacity", I32), ("keep", I32), ("logits", ADDRESS),
-                ("states", ctypes.POINTER(ADDRESS)), ("input", ADDRESS), ("enter", I32)]
+                ("states", ctypes.POINTER(ADDRESS)), ("input", ADDRESS), ("enter", I32),
+                ("prompt", I32)]
 
 
 class Record(ctypes.Structure):

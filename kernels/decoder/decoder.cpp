@@ -118,7 +118,7 @@ struct Pass {
       flops += 2ll * rows * w[i]->rows * w[i]->columns;
     }
     Traced t(op, layer, bytes, flops);
-    failed |= wb::multiply(w, y, count, x, rows);
+    failed |= wb::multiply(w, y, count, x, rows, op == WB_OP_HEAD ? 0 : f.prompt);
   }
 
   void rope(const WbLayer& l, int layer) {

@@ -49,6 +49,7 @@ struct WbForward {
                              // it enters layer i (the last: before the final norm), null where not asked
   const float* input;        // null, or [rows, hidden]: the residual stream that enters layer `enter`
   int32_t enter;             // instead of the embeddings of `ids`, which are not read
+  int32_t prompt;            // the rows are a prompt's: WbProduct.prompt of every product but the head's
 };
 
 #pragma GCC visibility push(default)

@@ -32,7 +32,8 @@ class Weight(ctypes.Structure):
 class Product(ctypes.Structure):
     """One result of ``wb_linear``."""
 
-    _fields_ = [("weight", ctypes.POINTER(Weight)), ("bias", ADDRESS), ("y", ADDRESS), ("y_bf16", I32)]
+    _fields_ = [("weight", ctypes.POINTER(Weight)), ("bias", ADDRESS), ("y", ADDRESS), ("y_bf16", I32),
+                ("prompt", I32)]
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:

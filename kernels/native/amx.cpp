@@ -29,6 +29,7 @@
 #include "amx_panels.h"
 #include "amx_wide.h"
 #include "amx_sparse.h"
+#include "amx_prompt.h"
 
 namespace wb {
 namespace {
@@ -56,7 +57,7 @@ const Path* other() {
   static const Path* const path = portable_path(nullptr);
   return path;
 }
-bool expanded(const Job& j) { return floats(kind_of(j)); }
+bool expanded(const Job& j) { return floats(kind_of(j)) && !j.prompt; }
 
 size_t size(const Job& j) { return expanded(j) ? other()->bytes(j) : bytes(j); }
 int units(const Job& j) { return expanded(j) ? other()->units(j) : row_tiles(j); }
@@ -66,6 +67,7 @@ void prepare_unit(const Job& j, int unit) {
 }
 
 void run(const Job& j, const WbProduct& p, int panel, int end) {
+  if (widened(j)) return prompt(j, p, panel, end);
   if (p.weight->kind == WB_BF16) wide(j, p, panel, end);
   else if (floats(*p.weight)) float8_products(j, p, panel, end);
   else if (p.weight->kind == WB_FIELDS) by_block<WB_FIELDS>(j, p, panel, end);

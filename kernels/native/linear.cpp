@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "../sparse_linear/sparse_linear.h"
 #include "parts.h"
@@ -15,14 +18,20 @@ struct Buffer {
   ~Buffer() { std::free(data); }
 };
 
+constexpr size_t kHuge = 2 << 20;
+
 char* scratch(int which, size_t bytes) {
   static thread_local Buffer buffers[4];
   Buffer& b = buffers[which];
   if (b.size < bytes) {
     std::free(b.data);
-    b.size = (bytes + 4095) / 4096 * 4096;
-    b.data = static_cast<char*>(std::aligned_alloc(4096, b.size));
+    const size_t page = bytes >= kHuge / 16 ? kHuge : 4096;
+    b.size = (bytes + page - 1) / page * page;
+    b.data = static_cast<char*>(std::aligned_alloc(page, b.size));
     if (!b.data) std::abort();
+#if defined(MADV_HUGEPAGE)
+    if (page == kHuge) madvise(b.data, b.size, MADV_HUGEPAGE);
+#endif
   }
   return b.data;
 }
@@ -97,12 +106,20 @@ void chunk(void* context, int index) {
 
 void unit(void* context, int index) { path()->prepare(*static_cast<const Job*>(context), index); }
 
-// Chunks of about 32 KiB of weights: long enough to read memory in order, short enough to share.
-int chunk_of(const WbWeight& w, int m, bool sparse) {
+// Panels of a chunk. Few rows: about 32 KiB of weights, long enough to read memory in order, short enough to share.
+// Many rows: as many as leave every thread a few chunks, because x is read again for each.
+int chunk_of(const Job& job, bool sparse) {
   if (sparse) return 2;
+  const WbWeight& w = *job.products->weight;
   const size_t one = w.kind == WB_BF16 ? static_cast<size_t>(w.columns) * 2 * kPanel : panel_bytes(w);
   int chunk = 2;
-  while (chunk < 8 && one * chunk < (48 << 10) && m <= kPanel) chunk += 2;
+  if (job.m > 2 * kPanel) {
+    int all = 0;
+    for (int i = 0; i < job.count; ++i) all += panels_of(*job.products[i].weight);
+    while (chunk < 32 && all > 4 * wb_threads() * chunk) chunk += 2;
+    return chunk;
+  }
+  while (chunk < 8 && one * chunk < (48 << 10) && job.m <= kPanel) chunk += 2;
   return chunk;
 }
 
@@ -123,8 +140,8 @@ void run(const WbProduct* products, int count, const uint16_t* x, int m, int fir
   }
   const WbWeight& w = *products->weight;
   Job job = {products, stored, x + static_cast<size_t>(first) * w.columns, nullptr, count, m, first,
-             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, chunk_of(w, m, sparse),
-             {0}};
+             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, products->prompt != 0, 2, {0}};
+  job.chunk = chunk_of(job, sparse);
   for (int i = 0; i < count; ++i)
     job.start[i + 1] = job.start[i] + (panels_of(*products[i].weight) + job.chunk - 1) / job.chunk;
   job.prepared = scratch(0, path()->bytes(job));

@@ -58,6 +58,8 @@ struct WbProduct {
   const float* bias;
   void* y;
   int32_t y_bf16;
+  int32_t prompt;  // rows of a prompt: bits of their own (amx_prompt.h), where the processor gains by it. All or none
+                   // of the products of a call.
 };
 
 extern "C" {

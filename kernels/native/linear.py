@@ -57,8 +57,9 @@ def float8(q: torch.Tensor, scales: torch.Tensor, rows: int, columns: int, group
 
 
 def matmul(x: torch.Tensor, weight: abi.Weight, bias: torch.Tensor | None = None,
-           dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+           dtype: torch.dtype = torch.bfloat16, prompt: bool = False) -> torch.Tensor:
     """``x`` [M, K] bfloat16 -> [M, N] in ``dtype`` (bfloat16 or float32); ``bias`` float32 [N].
+    ``prompt``: the rows are a prompt's; see ``linear.h``.
 
     Runs on ``torch.get_num_threads()`` threads. Raises RuntimeError without the library."""
     library = native.library()
@@ -70,7 +71,7 @@ def matmul(x: torch.Tensor, weight: abi.Weight, bias: torch.Tensor | None = None
         return y
     x = x.contiguous()
     product = abi.Product(ctypes.pointer(weight), None if bias is None else bias.data_ptr(), y.data_ptr(),
-                          int(dtype == torch.bfloat16))
+                          int(dtype == torch.bfloat16), int(prompt))
     library.wb_set_threads(torch.get_num_threads())
     if library.wb_linear(product, 1, x.data_ptr(), m):
         raise RuntimeError("the native library does not know this stored weight")

@@ -9,7 +9,7 @@
 namespace wb {
 
 constexpr int kPanel = 16;     // rows of W in a panel
-constexpr int kMostRows = 128;  // rows of x that are prepared at a time: they stay in the second-level cache
+constexpr int kMostRows = 256;  // rows of x that are prepared at a time: they stay in the second-level cache
 
 inline int block_of(const WbWeight& w) { return w.group % 64 == 0 ? 64 : w.group % 32 == 0 ? 32 : 16; }
 inline int panels_of(const WbWeight& w) { return (w.rows + kPanel - 1) / kPanel; }
@@ -81,6 +81,7 @@ struct Job {
   char* prepared;
   int count, m, first;  // `first`: row of y where this job's rows begin
   int padded;           // columns of `prepared`
+  bool prompt;
   int chunk;            // panels of a chunk
   int start[17];        // first chunk of each product
 };

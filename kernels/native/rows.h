@@ -14,26 +14,30 @@ namespace {
 
 const WbWeight& kind_of(const Job& j) { return *j.products->weight; }
 int limbs_of(const WbWeight& w) { return w.kind != WB_BF16 && w.activations == WB_A16 ? 2 : 1; }
+// Whether x stays bfloat16 and weights become it.
+bool widened(const Job& j) { return j.prompt && kind_of(j).kind != WB_BF16; }
 // Rows of x in a tile of 16 rows, when there are many, and here.
-int most_rows(const Job& j) { return kPanel / limbs_of(kind_of(j)); }
-int tile_rows(const Job& j) { return j.m < most_rows(j) ? j.m : most_rows(j); }
+int most_rows(const Job& j) { return widened(j) ? kPanel : kPanel / limbs_of(kind_of(j)); }
+int tile_rows(const Job& j) { return j.m < most_rows(j) && !widened(j) ? j.m : most_rows(j); }
 int row_tiles(const Job& j) { return (j.m + most_rows(j) - 1) / most_rows(j); }
 
-// Prepared x. bf16 weights: tiles [row tile][k / 32][16 pairs of k][16 rows][2]. Panels: tiles
-// [row tile][block][limb, high first][tile_rows][64 bytes], then int32 sums [block][rows], then float scales
-// [block][rows].
+// Prepared x. bf16 weights: tiles [row tile][k / 32][16 pairs of k][16 rows][2]. Rows of a prompt: tiles
+// [row tile][k / 32][16 rows][32]. Panels: tiles
+// [row tile][block][limb, high first][tile_rows][64 bytes], then floats [row tile][block][sums, scales][tile_rows].
 struct View {
   char* tiles;
-  float* sums;  // of a block's numbers
-  float* scales;
-  int rows, blocks, block;
+  float* factors;
+  int rows, blocks, block, tile_rows;
   size_t tile_bytes, row_tile;  // of one block, of one row tile
+
+  // Sums of a block's numbers for the rows of a tile; their scales lie tile_rows behind.
+  float* sums(int tile, int b) const { return factors + (static_cast<size_t>(tile) * blocks + b) * 2 * tile_rows; }
 };
 
 View view(const Job& j) {
   const WbWeight& w = kind_of(j);
-  View v = {j.prepared, nullptr, nullptr, row_tiles(j) * tile_rows(j), 0, 0, 1024, 0};
-  if (w.kind == WB_BF16) {
+  View v = {j.prepared, nullptr, row_tiles(j) * tile_rows(j), 0, 0, tile_rows(j), 1024, 0};
+  if (w.kind == WB_BF16 || widened(j)) {
     v.row_tile = static_cast<size_t>(j.padded / 32) * 1024;
     return v;
   }
@@ -41,8 +45,7 @@ View view(const Job& j) {
   v.blocks = j.padded / v.block;
   v.tile_bytes = static_cast<size_t>(tile_rows(j) * limbs_of(w)) * 64;
   v.row_tile = v.blocks * v.tile_bytes;
-  v.sums = reinterpret_cast<float*>(j.prepared + row_tiles(j) * v.row_tile);
-  v.scales = v.sums + static_cast<size_t>(v.blocks) * v.rows;
+  v.factors = reinterpret_cast<float*>(j.prepared + row_tiles(j) * v.row_tile);
   return v;
 }
 
@@ -54,6 +57,20 @@ size_t bytes(const Job& j) {
 inline __m512 load_bf16(const uint16_t* p, __mmask16 mask = 0xffff) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16));
+}
+
+// put() in vectors.
+__attribute__((always_inline)) inline void put16(const WbProduct& p, int row, int column, int count, __m512 v) {
+  const __mmask16 mask = count >= kPanel ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
+  const size_t at = static_cast<size_t>(row) * p.weight->rows + column;
+  if (p.bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, p.bias + column));
+  if (!p.y_bf16) return _mm512_mask_storeu_ps(static_cast<float*>(p.y) + at, mask, v);
+  const __m512i u = _mm512_castps_si512(v), high = _mm512_srli_epi32(u, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i near = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i all = _mm512_mask_or_epi32(near, nan, high, _mm512_set1_epi32(0x40));
+  _mm256_mask_storeu_epi16(static_cast<uint16_t*>(p.y) + at, mask, _mm512_cvtepi32_epi16(all));
 }
 
 inline __mmask16 below(int n) {
@@ -73,7 +90,7 @@ inline void binary_scale(float most, float& inverse, float& scale) {
 }
 
 // One row's tiles, scales and sums, in the order in which the packed bytes have columns.
-void prepare_row(const Job& j, const View& v, const uint16_t* x, int tile, int i, int row) {
+void prepare_row(const Job& j, const View& v, const uint16_t* x, int tile, int i) {
   const WbWeight& w = kind_of(j);
   const bool two = limbs_of(w) == 2;
   // Within eight columns: 0 4 1 5 2 6 3 7 for nibbles, 0 2 1 3 4 6 5 7 for bytes.
@@ -110,9 +127,9 @@ void prepare_row(const Job& j, const View& v, const uint16_t* x, int tile, int i
     }
     _mm512_storeu_si512(to, _mm512_shuffle_epi8(high, order));
     if (two) _mm512_storeu_si512(to + v.tile_bytes / 2, _mm512_shuffle_epi8(low, order));
-    v.scales[static_cast<size_t>(b) * v.rows + row] = scale;
-    v.sums[static_cast<size_t>(b) * v.rows + row] =
-        scale * static_cast<float>(_mm512_reduce_add_epi32(total));
+    float* sums = v.sums(tile, b) + i;
+    sums[0] = scale * static_cast<float>(_mm512_reduce_add_epi32(total));
+    sums[v.tile_rows] = scale;
   }
 }
 
@@ -121,8 +138,7 @@ void prepare_tile(const Job& j, int tile) {
   const View v = view(j);
   for (int i = 0; i < tile_rows(j); ++i) {
     const int row = tile * tile_rows(j) + i;
-    prepare_row(j, v, row < j.m ? j.x + static_cast<size_t>(row) * kind_of(j).columns : nullptr, tile, i,
-                row);
+    prepare_row(j, v, row < j.m ? j.x + static_cast<size_t>(row) * kind_of(j).columns : nullptr, tile, i);
   }
 }
 

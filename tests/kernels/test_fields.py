@@ -20,6 +20,8 @@ needs_library = pytest.mark.skipif(not native.available(), reason=native.why_not
 SCALES = {"e8m0": abi.SCALE_E8M0, "e4m3": abi.SCALE_E4M3, "ue5m3": abi.SCALE_UE5M3}
 #: What rounding x to 16-bit integers by block may cost.
 BOUND = 2.0**-13
+#: Weights of a prompt's rows may be rounded to bfloat16.
+PROMPT = 2.0**-8
 
 
 def draw(shape: tuple[int, ...], low: int, high: int, seed: int) -> torch.Tensor:
@@ -62,6 +64,8 @@ def test_every_width_matches_float64(bits: int, group: int, m: int, n: int, k: i
     x = torch.randn(m, k, generator=torch.Generator().manual_seed(seed + 1)).bfloat16()
     away = (linear.matmul(x, weight, dtype=torch.float32).double() - x.double() @ whole.T).abs()
     assert bool((away <= BOUND * (x.double().abs().amax(1, keepdim=True) * whole.abs().sum(1)) + 1e-12).all())
+    away = (linear.matmul(x, weight, dtype=torch.float32, prompt=True).double() - x.double() @ whole.T).abs()
+    assert bool((away <= PROMPT * (x.double().abs() @ whole.abs().T) + 1e-6).all())
 
 
 @needs_library
@@ -80,6 +84,8 @@ def test_looked_up_levels_with_one_byte_scales(scale: str, group: int, m: int) -
     x = torch.randn(m, 181, generator=torch.Generator().manual_seed(4)).bfloat16()
     got = linear.matmul(x, weight, dtype=torch.float32)
     assert error(got, x.double() @ whole[:29, :181].T) < BOUND
+    got = linear.matmul(x, weight, dtype=torch.float32, prompt=True)
+    assert error(got, x.double() @ whole[:29, :181].T) < PROMPT
 
 
 @needs_library
@@ -98,6 +104,7 @@ def test_eight_bit_floats_of_every_code(kind: str, m: int) -> None:
     assert torch.equal(linear.matmul(eye, weight, dtype=torch.float32), whole.T)  # every number by itself
     x = torch.randn(m, 512, generator=torch.Generator().manual_seed(2)).bfloat16()
     assert error(linear.matmul(x, weight, dtype=torch.float32), x.double() @ whole.double().T) < 1e-6
+    assert error(linear.matmul(x, weight, dtype=torch.float32, prompt=True), x.double() @ whole.double().T) < PROMPT
 
 
 @needs_library
@@ -126,6 +133,7 @@ def test_scales_that_are_stored_twice() -> None:
                            levels)
     x = torch.randn(3, 2560, generator=torch.Generator().manual_seed(10)).bfloat16()
     assert error(linear.matmul(x, weight, dtype=torch.float32), x.double() @ whole.T) < BOUND
+    assert error(linear.matmul(x, weight, dtype=torch.float32, prompt=True), x.double() @ whole.T) < PROMPT
 
 
 @needs_library

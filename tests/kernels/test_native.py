@@ -89,6 +89,44 @@ def test_a_row_has_the_same_bits_however_many_rows_there_are(kind: str, n: int, 
 
 
 @needs_library
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(KINDS), m=st.integers(1, 100), n=st.integers(1, 100),
+       k=st.integers(1, 700), group=st.sampled_from([32, 64, 128]), symmetric=st.booleans(),
+       seed=st.integers(0, 99))
+def test_rows_of_a_prompt(kind, m, n, k, group, symmetric, seed) -> None:
+    """Weights may be rounded to bfloat16, and activations as the scheme says, but no more than that; and a row
+    has the same bits in every chunk."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(n, k, generator=generator) * 0.05 + 0.01
+    x = torch.randn(m, k, generator=generator).bfloat16()
+    bias = torch.randn(n, generator=generator)
+    weight, expected, kept = made(kind, w, group, symmetric)
+    y = linear.matmul(x, weight, bias, torch.float32, prompt=True)
+    size = x.double().abs() @ expected.abs().T
+    allowed = size * (EXACT if kind == "bf16" else 2.0**-8) + 1e-6
+    if kind.endswith("a8") and native.isa() != "amx":
+        allowed += x.double().abs().amax(1, keepdim=True) * STEP8 * 0.502 * expected.abs().sum(1)
+    assert ((y.double() - x.double() @ expected.T - bias.double()).abs() <= allowed).all()
+    half = linear.matmul(x[m // 2:], weight, bias, torch.float32, prompt=True)
+    assert torch.equal(half, y[m // 2:])
+    assert kept is not None
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["int8", "int4", "int4 a8"])
+@pytest.mark.parametrize(("n", "k"), [(130, 1000), (272, 5632)])
+def test_a_long_prompt(kind: str, n: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    w, x = torch.randn(n, k, generator=generator), torch.randn(530, k, generator=generator).bfloat16()
+    weight, expected, kept = made(kind, w)
+    whole = linear.matmul(x, weight, dtype=torch.float32, prompt=True)
+    assert error(whole, x.double() @ expected.T) < 2.0**-8
+    for first, last in ((0, 1), (3, 40), (200, 530)):
+        assert torch.equal(linear.matmul(x[first:last], weight, dtype=torch.float32, prompt=True), whole[first:last])
+    assert kept is not None
+
+
+@needs_library
 @pytest.mark.parametrize("kind", KINDS)
 def test_bits_do_not_depend_on_the_number_of_threads(kind: str) -> None:
     weight, _, kept = made(kind, torch.randn(700, 512))

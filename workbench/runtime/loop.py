@@ -20,6 +20,7 @@ import torch
 from workbench.events import Event, Phase, Token
 from workbench.runtime import guard as guarding
 from workbench.runtime import ragged
+from workbench.runtime.forward import reading
 from workbench.runtime.spans import span
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Loop:
 
     def prefill(self) -> None:
         """All prompts in chunks; each one's last row gives its first token."""
-        with self.forward.guarded(self.guard):
+        with self.forward.guarded(self.guard), reading(self.forward):
             chosen = self._prefill_rows() if self.unpadded else self._prefill_padded()
         self.forwards += 1
         for sequence, token in zip(list(self.active), chosen, strict=True):

@@ -119,6 +119,8 @@ class Executor:
         self._logits = torch.empty(0)
         #: Called before every layer while it is set (a slow forward that may be cancelled).
         self.check: Callable[[], None] | None = None
+        #: The rows of every forward are a prompt's while this is true.
+        self.prompt = False
 
     @property
     def nbytes(self) -> int:
@@ -259,6 +261,7 @@ class Executor:
         plan, layers = self._plan, self._plan.layers if last is None else last
         scratch = self._scratch.data_ptr()
         self.library.wb_set_threads(torch.get_num_threads())
+        self._call.prompt = self.prompt
         if self.check is None or first == layers:
             self.library.wb_decoder_run(plan, self._call, first, layers, scratch)
             return

@@ -140,6 +140,7 @@ def _scores(model: Model, settings: Settings, ids: list[int], output: Sequence[i
             sampler: Sampler, guard: Any) -> Iterator[torch.Tensor]:
     """Scores [V] whose largest entry is the target's choice, at every place of ``output``; the text is fed
     in forwards of ``rows`` rows behind the prompt."""
+    from workbench.runtime.forward import reading
     from workbench.runtime.model import chunk_rows
 
     text = [*ids, *output]
@@ -149,7 +150,8 @@ def _scores(model: Model, settings: Settings, ids: list[int], output: Sequence[i
     for base in range(0, len(ids), chunk_rows(model)):  # the prompt as every run reads it
         part = ids[base:base + chunk_rows(model)]
         guard.check()
-        logits = _feed(model, part, base, masks, cache, 1)[-1]
+        with reading(model.forward):
+            logits = _feed(model, part, base, masks, cache, 1)[-1]
     assert logits is not None
     cache.show_blocks(masks.block)
     yield _score(sampler, logits, len(ids))

@@ -8,6 +8,7 @@ distribution under either rule.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,8 @@ class ModelDrafter(Drafter):
         """Append tokens in plain order; logits [1, V] after the last."""
         import torch
 
+        from workbench.runtime.forward import reading
+
         for start in range(0, len(tokens), chunk):
             part = tokens[start:start + chunk]
             base, n = self._cache.length, len(part)
@@ -136,7 +139,8 @@ class ModelDrafter(Drafter):
             device = self._forward.device
             ids = torch.tensor([part], device=device)
             places = torch.arange(base, base + n, device=device)[None]
-            logits = self._forward(ids, places, self._masks.rows(base, n), self._cache, 1)
+            with reading(self._forward) if base == 0 else nullcontext():
+                logits = self._forward(ids, places, self._masks.rows(base, n), self._cache, 1)
         return logits[0]
 
     def _step(self, token: torch.Tensor) -> torch.Tensor:
