@@ -1,7 +1,8 @@
 // A Llama-style decoder as a plan: built once, run with one call per forward.
 //
 // The residual stream is float32; what the matrices multiply is bfloat16. Every row has the same bits
-// however many rows come with it, so verifying drafts gives the text of plain decoding.
+// however many rows come with it, so verifying drafts gives the text of plain decoding. (A prompt's rows
+// may have bits of their own; see WbForward.prompt.)
 #pragma once
 #include <cstdint>
 

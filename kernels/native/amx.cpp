@@ -96,7 +96,7 @@ const Path* amx_path() {
     return nullptr;
   constexpr long kAsk = 0x1023, kTiles = 18;
   if (syscall(SYS_arch_prctl, kAsk, kTiles) != 0) return nullptr;
-  static const Path path = {"amx", size, units, prepare_unit, run, sparse};
+  static const Path path = {"amx", size, units, prepare_unit, run, sparse, true};
   return &path;
 }
 

@@ -140,7 +140,7 @@ void run(const WbProduct* products, int count, const uint16_t* x, int m, int fir
   }
   const WbWeight& w = *products->weight;
   Job job = {products, stored, x + static_cast<size_t>(first) * w.columns, nullptr, count, m, first,
-             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, products->prompt != 0, 2, {0}};
+             w.kind == WB_BF16 ? (w.columns + 31) / 32 * 32 : w.padded, products->prompt && path()->prompts, 2, {0}};
   job.chunk = chunk_of(job, sparse);
   for (int i = 0; i < count; ++i)
     job.start[i + 1] = job.start[i] + (panels_of(*products[i].weight) + job.chunk - 1) / job.chunk;

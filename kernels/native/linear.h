@@ -1,7 +1,7 @@
 // Matrix products y = x W^T + bias over stored weights.
 //
 // A row of x gives the same bits however many rows come with it, and however many threads there are:
-// columns are summed in fixed blocks in a fixed order. That holds for one machine and WORKBENCH_ISA.
+// columns are summed in fixed blocks in a fixed order. (A prompt's rows have other bits than rows that are decoded.) That holds for one machine and WORKBENCH_ISA.
 //
 // Stored weights. Panels are 16 rows of W; `padded` columns, a multiple of the block, zeros behind the
 // real ones; rows padded to whole panels. Within a panel, columns come in order:

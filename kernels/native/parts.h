@@ -96,6 +96,7 @@ struct Path {
   void (*run)(const Job&, const WbProduct&, int panel, int end);
   // Panels of a sparse weight without filling them in whole; false where this job is not for it. May be null.
   bool (*sparse)(const Job&, const WbWeight& stored, const WbProduct&, int panel, int end);
+  bool prompts;  // whether rows of a prompt go a way of their own
 };
 
 const Path* amx_path();  // null where the processor or the system has no such unit

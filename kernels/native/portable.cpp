@@ -252,7 +252,7 @@ WB_INLINE void run_body(const Job& j, const WbProduct& p, int panel, int end) {
 }
 
 void run_plain(const Job& j, const WbProduct& p, int panel, int end) { run_body(j, p, panel, end); }
-const Path kPlain = {"generic", bytes, units, prepare, run_plain, nullptr};
+const Path kPlain = {"generic", bytes, units, prepare, run_plain, nullptr, false};
 
 #if defined(__x86_64__)
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))) void run_512(
@@ -263,8 +263,8 @@ __attribute__((target("avx2,fma"))) void run_256(const Job& j, const WbProduct& 
                                                  int end) {
   run_body(j, p, panel, end);
 }
-const Path k512 = {"avx512", bytes, units, prepare, run_512, nullptr};
-const Path k256 = {"avx2", bytes, units, prepare, run_256, nullptr};
+const Path k512 = {"avx512", bytes, units, prepare, run_512, nullptr, false};
+const Path k256 = {"avx2", bytes, units, prepare, run_256, nullptr, false};
 #endif
 
 }  // namespace

@@ -58,7 +58,7 @@ const Path* vnni_path() {
   if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512vl"))
     return nullptr;
-  static const Path path = {"avx512_vnni", size, units, prepare, run, nullptr};
+  static const Path path = {"avx512_vnni", size, units, prepare, run, nullptr, false};
   return &path;
 }
 

@@ -130,7 +130,9 @@ class Executor:
 
     def describe(self) -> str:
         """What runs, in words."""
-        return f"native, one call per forward ({library.isa()})"
+        isa = library.isa()
+        expanded = "; a prompt's weights expanded to bfloat16" if self._builder.narrow and isa == "amx" else ""
+        return f"native, one call per forward{expanded} ({isa})"
 
     def takes(self, rows: Rows, batch: int, cache: StaticCache) -> bool:
         """Whether this forward runs here: decided by shape alone, so that a text does not depend on

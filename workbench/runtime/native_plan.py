@@ -13,6 +13,7 @@ import torch
 
 from workbench.kernels.decode_attention.abi import Attention
 from workbench.kernels.decoder import abi
+from workbench.kernels.native import abi as products
 from workbench.runtime import native_weights as weights
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Builder:
     def __init__(self, forward: Forward) -> None:
         self._kept: list[Any] = []
         self._copies: list[torch.Tensor] = []
+        #: Whether any matrix is stored in fewer bits than bfloat16.
+        self.narrow = False
         config, model = forward.config, forward.model
         self.rotary = model.model.rotary_emb
         heads = config.num_attention_heads
@@ -111,6 +114,7 @@ class Builder:
     def _matrix(self, module: Any) -> abi.Matrix:
         weight, held = weights.describe(module)
         self._kept += [weight, held]
+        self.narrow |= weight.kind not in (products.BF16, products.SPARSE)
         bias = getattr(module, "bias", None)
         return abi.Matrix(
             weight=ctypes.addressof(weight), bias=0 if bias is None else self._vector(bias),
