@@ -94,8 +94,8 @@ def test_a_row_has_the_same_bits_however_many_rows_there_are(kind: str, n: int, 
        k=st.integers(1, 700), group=st.sampled_from([32, 64, 128]), symmetric=st.booleans(),
        seed=st.integers(0, 99))
 def test_rows_of_a_prompt(kind, m, n, k, group, symmetric, seed) -> None:
-    """Weights may be rounded to bfloat16, and activations as the scheme says, but no more than that; and a row
-    has the same bits in every chunk."""
+    """Weights may be rounded to bfloat16, and activations as the scheme says, but no more than that; and a
+    row has the same bits in every chunk."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(n, k, generator=generator) * 0.05 + 0.01
     x = torch.randn(m, k, generator=generator).bfloat16()
@@ -122,7 +122,8 @@ def test_a_long_prompt(kind: str, n: int, k: int) -> None:
     whole = linear.matmul(x, weight, dtype=torch.float32, prompt=True)
     assert error(whole, x.double() @ expected.T) < 2.0**-8
     for first, last in ((0, 1), (3, 40), (200, 530)):
-        assert torch.equal(linear.matmul(x[first:last], weight, dtype=torch.float32, prompt=True), whole[first:last])
+        part = linear.matmul(x[first:last], weight, dtype=torch.float32, prompt=True)
+        assert torch.equal(part, whole[first:last])
     assert kept is not None
 
 

@@ -197,9 +197,9 @@ class Forward:
 
 @contextlib.contextmanager
 def reading(forward: Any) -> Iterator[None]:
-    """The rows of ``forward`` are a prompt's while this is open. The native kernels may then expand weights to
-    bfloat16 for many rows at once, which is several times as fast; such rows have bits of their own, whatever
-    chunks they come in. Rows that verify or continue a text never do."""
+    """The rows of ``forward`` are a prompt's while this is open. The native kernels may then expand weights
+    to bfloat16 for many rows at once, which is several times as fast; such rows have bits of their own,
+    whatever chunks they come in. Rows that verify or continue a text never do."""
     executor = getattr(forward, "executor", None)
     if executor is None:
         yield

@@ -131,8 +131,9 @@ class Executor:
     def describe(self) -> str:
         """What runs, in words."""
         isa = library.isa()
-        expanded = "; a prompt's weights expanded to bfloat16" if self._builder.narrow and isa == "amx" else ""
-        return f"native, one call per forward{expanded} ({isa})"
+        expanded = self._builder.narrow and isa == "amx"
+        prompts = "; a prompt's weights expanded to bfloat16" if expanded else ""
+        return f"native, one call per forward{prompts} ({isa})"
 
     def takes(self, rows: Rows, batch: int, cache: StaticCache) -> bool:
         """Whether this forward runs here: decided by shape alone, so that a text does not depend on
