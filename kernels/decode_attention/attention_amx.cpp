@@ -49,19 +49,20 @@ WB_AMX void configure() {
   _tile_loadconfig(&config);
 }
 
-// exp for x <= 0: 2^n times a polynomial of degree 6 on |f| <= 1/2; relative error below 2e-7.
-WB_AMX inline __m512 exponential(__m512 x) {
-  const __m512 t = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-126.0f)), _mm512_set1_ps(1.44269504f));
-  const __m512 n = _mm512_roundscale_ps(t, 0);
-  const __m512 f = _mm512_sub_ps(t, n);
-  __m512 y = _mm512_set1_ps(1.5403530e-4f);
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.3333558e-3f));
+// 2^x for x <= 0: 2^n times a polynomial of degree 5 on |f| <= 1/2; relative error below 3e-6, and the result is rounded
+// to bfloat16. n is added to the exponent, where the low bits of a number near 1.5 2^23 are it.
+WB_AMX inline __m512i power_bits(__m512 x) {
+  const __m512 magic = _mm512_set1_ps(12582912.0f);
+  x = _mm512_max_ps(x, _mm512_set1_ps(-125.0f));
+  const __m512 t = _mm512_add_ps(x, magic);
+  const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(t, magic));
+  __m512 y = _mm512_set1_ps(1.3333558e-3f);
   y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.6181291e-3f));
   y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5504109e-2f));
   y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.24022651f));
   y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.69314718f));
   y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(y, n);
+  return _mm512_add_epi32(_mm512_castps_si512(y), _mm512_slli_epi32(_mm512_castps_si512(t), 23));
 }
 
 // Sixteen query rows from `r` on as tiles [width / 32][16 pairs][16 rows].
@@ -117,6 +118,26 @@ WB_AMX void gather(const Piece& p, bool keys, uint16_t* copies, Rows* rows) {
 // Scores [positions, 16 rows] float32 of the packed queries.
 WB_AMX void scores_of(const Rows& keys, int blocks, int width, const uint16_t* queries, float* out) {
   const int tiles = width / 32, stride = width * 2;
+  if (tiles == 2) {  // the usual width: two blocks side by side, because a product waits for the one before it
+    _tile_loadd(6, queries, 64);
+    _tile_loadd(7, queries + 512, 64);
+    for (int b = 0; b < blocks; b += 2) {  // always even
+      const uint16_t *k = keys.block[b], *next = keys.block[b + 1];
+      _tile_zero(0);
+      _tile_loadd(2, k, stride);
+      _tile_dpbf16ps(0, 2, 6);
+      _tile_zero(1);
+      _tile_loadd(3, next, stride);
+      _tile_dpbf16ps(1, 3, 6);
+      _tile_loadd(4, k + 32, stride);
+      _tile_dpbf16ps(0, 4, 7);
+      _tile_loadd(5, next + 32, stride);
+      _tile_dpbf16ps(1, 5, 7);
+      _tile_stored(0, out + b * 256, 64);
+      _tile_stored(1, out + b * 256 + 256, 64);
+    }
+    return;
+  }
   if (tiles > 0) _tile_loadd(4, queries, 64);
   if (tiles > 1) _tile_loadd(5, queries + 512, 64);
   if (tiles > 2) _tile_loadd(6, queries + 1024, 64);
@@ -151,52 +172,79 @@ WB_AMX void factors_of(const Piece& p, int padded, Factors* f) {
   for (int j = 0; j < padded; ++j) {
     const bool real = s.key_scales && p.start + j < p.end;
     const int64_t column = real ? s.column(p.start + j) : 0;
-    f->key[j] = p.scaling * (real ? from_bf16(s.key_scales[column]) : 1.0f);
+    f->key[j] = p.scaling * 1.44269504f * (real ? from_bf16(s.key_scales[column]) : 1.0f);
     f->value[j] = real ? from_bf16(s.value_scales[column]) : 1.0f;
   }
 }
 
-// Softmax of 16 rows: scores [padded, 16] -> weights as tiles [padded / 32][16 rows][32 positions].
-WB_AMX void weigh(const Piece& p, int r, int padded, const Factors& f, float* scores, uint16_t* out) {
+// Softmax of 16 rows: scores [padded, 16] -> weights as tiles [padded / 32][16 rows][32 positions]. ALL: every row sees
+// every position. PLAIN: the cache has no scales. Exponents are of two until the end.
+template <bool ALL, bool PLAIN>
+WB_AMX void weigh_rows(const Piece& p, int r, int padded, const Factors& f, float* scores, uint16_t* out) {
   alignas(64) int32_t limit[16];
   for (int i = 0; i < 16; ++i) limit[i] = r + i < p.rows ? p.limits[r + i] : 0;
   const __m512i limits = _mm512_load_si512(limit);
   const __m512 least = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  __m512 best = least, total = _mm512_setzero_ps();
-  for (int j = 0; j < padded; ++j) {
-    const int at = p.start + j;
-    __mmask16 seen = _mm512_cmpgt_epi32_mask(limits, _mm512_set1_epi32(at));
-    if (at < p.first) seen = 0;
-    const __m512 s = _mm512_mul_ps(_mm512_load_ps(scores + j * 16), _mm512_set1_ps(f.key[j]));
-    const __m512 shown = _mm512_mask_blend_ps(seen, least, s);
-    _mm512_store_ps(scores + j * 16, shown);
-    best = _mm512_max_ps(best, shown);
+  __m512 best = least, second = least, total = _mm512_setzero_ps(), other = total;
+  const __m512 factor = _mm512_set1_ps(f.key[0]);
+  for (int j = 0; j < padded; j += 2) {
+    __m512 s[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      s[h] = _mm512_mul_ps(_mm512_load_ps(scores + (j + h) * 16), PLAIN ? factor : _mm512_set1_ps(f.key[j + h]));
+      if (!ALL) {
+        const int at = p.start + j + h;
+        __mmask16 seen = _mm512_cmpgt_epi32_mask(limits, _mm512_set1_epi32(at));
+        if (at < p.first) seen = 0;
+        s[h] = _mm512_mask_blend_ps(seen, least, s[h]);
+      }
+      _mm512_store_ps(scores + (j + h) * 16, s[h]);
+    }
+    best = _mm512_max_ps(best, s[0]);
+    second = _mm512_max_ps(second, s[1]);
   }
+  best = _mm512_max_ps(best, second);
   // Rows that see nothing here: any finite stand-in keeps the differences at -inf.
   const __m512 from = _mm512_max_ps(best, _mm512_set1_ps(-3e38f));
+  const __m512i half = _mm512_set1_epi32(0x8000), high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   for (int block = 0; block < padded; block += 32) {
     __m512i m[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
       __m512 pair[2];
+#pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const int j = block + 2 * i + h;
         const __m512 s = _mm512_load_ps(scores + j * 16);
-        const __mmask16 seen = _mm512_cmp_ps_mask(s, least, _CMP_NEQ_OQ);
-        const __m512 e = _mm512_maskz_mov_ps(seen, exponential(_mm512_sub_ps(s, from)));
-        total = _mm512_add_ps(total, e);
-        pair[h] = _mm512_mul_ps(e, _mm512_set1_ps(f.value[j]));
+        __m512i e = power_bits(_mm512_sub_ps(s, from));
+        if (!ALL) e = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(s, least, _CMP_NEQ_OQ), e);
+        pair[h] = _mm512_castsi512_ps(e);
+        if (!PLAIN) pair[h] = _mm512_mul_ps(pair[h], _mm512_set1_ps(f.value[j]));
+        if (h) other = _mm512_add_ps(other, _mm512_castsi512_ps(e));
+        else total = _mm512_add_ps(total, _mm512_castsi512_ps(e));
       }
-      const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(pair[0]));
-      const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(pair[1]));
-      m[i] = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+      // To the nearest bfloat16, the even position in the low half.
+      const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(pair[0]), half), 16);
+      m[i] = _mm512_ternarylogic_epi32(low, _mm512_add_epi32(_mm512_castps_si512(pair[1]), half), high, 0xf8);
     }
     transpose(m);
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) _mm512_store_si512(out + block * 16 + i * 32, m[i]);
   }
   const int count = p.rows - r < 16 ? p.rows - r : 16;
   const __mmask16 mine = static_cast<__mmask16>((1u << count) - 1);
-  _mm512_mask_storeu_ps(p.best + r, mine, best);
-  _mm512_mask_storeu_ps(p.total + r, mine, total);
+  _mm512_mask_storeu_ps(p.best + r, mine, _mm512_mul_ps(best, _mm512_set1_ps(0.693147181f)));
+  _mm512_mask_storeu_ps(p.total + r, mine, _mm512_add_ps(total, other));
+}
+
+WB_AMX void weigh(const Piece& p, int r, int padded, const Factors& f, float* scores, uint16_t* out) {
+  bool all = p.first <= p.start && p.end - p.start == padded && r + 16 <= p.rows;
+  for (int i = 0; all && i < 16; ++i) all = p.limits[r + i] >= p.end;
+  const bool plain = !p.source.key_scales;
+  if (all && plain) weigh_rows<true, true>(p, r, padded, f, scores, out);
+  else if (all) weigh_rows<true, false>(p, r, padded, f, scores, out);
+  else if (plain) weigh_rows<false, true>(p, r, padded, f, scores, out);
+  else weigh_rows<false, false>(p, r, padded, f, scores, out);
 }
 
 // Values of 32 positions each, pairs interleaved: [padded / 32][width / 16][16 pairs][16] of 2 x 16 bit.
@@ -294,6 +342,7 @@ WB_AMX void piece_amx(const Piece& p) {
   }
   factors_of(p, padded, &factors);
   pack_values(rows, padded, width, values);
+  // (While tiles are busy, vectors multiply at half their speed: softmax and products do not overlap on purpose.)
   for (int r = 0; r < p.rows; r += 16) {
     pack_queries(p, r, queries);
     scores_of(keys, padded / 16, width, queries, scores);
