@@ -9,8 +9,8 @@ bytes per second over the floor of the same repeat, and the result is the median
 ratio of two schemes is taken within its repeat too.
 
 ``rows``: time of m rows over one row. ``neighbour``: speed while another process spins on one core, over the
-speed of the repeat before it, and which share a fair scheduler would leave. ``prefill``: 512 rows,
-against ``F.linear`` on the same bfloat16 matrix.
+speed of the repeat before it, and which share a fair scheduler would leave. ``prefill``: 512 rows, as a
+prompt's and with the bits of decoded rows, against ``F.linear`` on the same bfloat16 matrix.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Layers:
         self.weights.append(weight)
         self.bytes += size
 
-    def ready(self, m: int, y_bf16: bool = False) -> Callable[[], None]:
+    def ready(self, m: int, y_bf16: bool = False, prompt: bool = False) -> Callable[[], None]:
         """One pass for m rows as the decoder makes it: products that share an input in one call."""
         library, calls = native.library(), []
         for start in range(0, len(self.weights), len(SHAPES)):
@@ -86,7 +86,7 @@ class Layers:
                 ys = [torch.empty(m, w.rows, dtype=torch.bfloat16 if y_bf16 else torch.float32)
                       for w in weights]
                 products = (abi.Product * len(weights))(*(
-                    abi.Product(ctypes.pointer(w), None, y.data_ptr(), int(y_bf16))
+                    abi.Product(ctypes.pointer(w), None, y.data_ptr(), int(y_bf16), int(prompt))
                     for w, y in zip(weights, ys, strict=True)))
                 calls.append((products, len(weights), x.data_ptr(), (x, ys)))
 
@@ -161,18 +161,21 @@ def prefill(repeats: int) -> dict[str, Any]:
         held.weights, held.kept, held.bytes = [], [], 0
         for n, k in SHAPES:
             held.add(kind, n, k)
-    work = {kind: held.ready(512, y_bf16=True) for kind, held in one.items()}
+    work = {(kind, way): held.ready(512, y_bf16=True, prompt=way == "prompt")
+            for kind, held in one.items() for way in ("prompt", "decoded")}
     x = {k: torch.randn(512, k).bfloat16() for k in (2048, 5632)}
     dense = [kept[0] for kept in one["bf16"].kept]
-    times: dict[str, list[float]] = {kind: [] for kind in ("torch", *one)}
+    base: list[float] = []
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in work}
     for _ in range(repeats):
-        times["torch"].append(seconds(lambda: [F.linear(x[w.shape[1]], w) for w in dense]))
-        for kind, call in work.items():
-            times[kind].append(seconds(call))
+        base.append(seconds(lambda: [F.linear(x[w.shape[1]], w) for w in dense]))
+        for key, call in work.items():
+            times[key].append(seconds(call))
     flops = sum(2 * 512 * n * k for n, k in SHAPES)
-    return {"torch_TFLOPS": middle([flops / t / 1e12 for t in times["torch"]]),
-            "speed_over_torch": {kind: middle(
-                [a / b for a, b in zip(times["torch"], times[kind], strict=True)]) for kind in one}}
+    return {"torch_TFLOPS": middle([flops / t / 1e12 for t in base]),
+            **{f"speed_over_torch, rows as {way}": {kind: middle(
+                [a / b for a, b in zip(base, times[kind, way], strict=True)]) for kind in one}
+               for way in ("prompt", "decoded")}}
 
 
 def environment(threads: int) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-// Products of panels: bytes times the integers of x, summed by their scales block by block. A part of amx.cpp.
+// Products of panels: bytes times the integers of x, summed by their scales block by block. The way of rows that are
+// decoded or verified; a prompt's go amx_prompt.h's. A part of amx.cpp.
 #pragma once
 #include "amx_tiles.h"
 #include "unpack.h"
@@ -6,48 +7,43 @@
 namespace wb {
 namespace {
 
-// What the kernels below share: one or two neighbouring panels, block by block.
-template <int KIND, int LIMBS, int BLOCK, int P>
-struct Panels {
+// One panel, block by block.
+template <int KIND, int LIMBS, int BLOCK>
+struct Panel {
   const size_t block_bytes;  // of a block
   const WbWeight& w;
   const View& v;
   int panel, rows;  // `rows` of x in a tile
-  size_t stride;
   const char* data;
   float* acc;
 
-  Panels(const Job& j, const View& view, const WbWeight& weight, int first, float* sums)
-      : block_bytes(static_cast<size_t>(BLOCK) * 2 * code_bits(weight)), w(weight), v(view), panel(first), rows(tile_rows(j)), stride(panel_bytes(weight)),
-        data(static_cast<const char*>(weight.data) + stride * first), acc(sums) {}
+  Panel(const Job& j, const View& view, const WbWeight& weight, int first, float* sums)
+      : block_bytes(static_cast<size_t>(BLOCK) * 2 * code_bits(weight)), w(weight), v(view), panel(first), rows(tile_rows(j)),
+        data(static_cast<const char*>(weight.data) + panel_bytes(weight) * first), acc(sums) {}
 
-  // Block b of panel p to a tile at `to`; returns where it is (packed bytes are one already).
-  inline const char* unpack(int b, int p, char* to, Scales& scale) const {
-    const size_t at = b * block_bytes;
-    const char* from = data + p * stride;
-    // The end of one panel asks for the beginning of the one that is read next.
-    const size_t far = at + kFar < stride ? at + kFar : at + kFar + (P - 1) * stride;
-    const size_t near = at + kNear < stride ? at + kNear : at + kNear + (P - 1) * stride;
+  // Block b to a tile at `to`; returns where it is (packed bytes are one already).
+  inline const char* unpack(int b, char* to, Scales& scale) const {
+    const char* from = data + b * block_bytes;
     for (size_t line = 0; line < block_bytes; line += 64) {
-      _mm_prefetch(from + far + line, _MM_HINT_T1);
-      _mm_prefetch(from + near + line, _MM_HINT_T0);
+      _mm_prefetch(from + kFar + line, _MM_HINT_T1);
+      _mm_prefetch(from + kNear + line, _MM_HINT_T0);
     }
-    scale = block_scale(w, scales_of(w, panel + p), b * BLOCK);
-    if (KIND == WB_INT8) return from + at;
+    scale = block_scale(w, scales_of(w, panel), b * BLOCK);
+    if (KIND == WB_INT8) return from;
     if (KIND == WB_FIELDS) {
-      spread<BLOCK>(w, from + at, to);
+      spread<BLOCK>(w, from, to);
       return to;
     }
     for (size_t line = 0; line < block_bytes; line += 64) {
-      const Nibbles n = split(from + at + line);
+      const Nibbles n = split(from + line);
       _mm512_store_si512(to + 2 * line, n.low);
       _mm512_store_si512(to + 2 * line + 64, n.high);
     }
     return to;
   }
 
-  // acc [rows][16] += the results of one row tile, for all P panels.
-  inline void finish(const int32_t (*result)[kPanel * kPanel], int b, int tile, const Scales* scale) const {
+  // acc [rows][16] += the results of one row tile.
+  inline void finish(const int32_t (*result)[kPanel * kPanel], int b, int tile, const Scales& scale) const {
     constexpr int kAll = kPanel / LIMBS;
     if (rows == kAll) add<kAll>(result, b, tile, scale, kAll);
     else add<1>(result, b, tile, scale, rows);
@@ -55,29 +51,20 @@ struct Panels {
 
   // `count` rows, a multiple of STEP.
   template <int STEP>
-  inline void add(const int32_t (*result)[kPanel * kPanel], int b, int tile, const Scales* scale,
+  inline void add(const int32_t (*result)[kPanel * kPanel], int b, int tile, const Scales& scale,
                   int count) const {
-    const size_t row = static_cast<size_t>(tile) * rows;
     const float* sums = v.sums(tile, b);
     const float* scales = sums + v.tile_rows;
     const int32_t* from = result[0];
-    float* to = acc + row * kPanel;
-    const size_t next = static_cast<size_t>(v.rows) * kPanel;
+    float* to = acc + static_cast<size_t>(tile) * rows * kPanel;
     const int low = (LIMBS - 1) * count * kPanel;
-    const Scales first = scale[0], second = scale[P - 1];
     for (int r = 0; r < count; r += STEP)
 #pragma GCC unroll 16
       for (int i = 0; i < STEP; ++i) {
         const int o = (r + i) * kPanel;
-        const __m512 sum = _mm512_set1_ps(sums[r + i]), own = _mm512_set1_ps(scales[r + i]);
         _mm512_store_ps(to + o, add_block<LIMBS>(_mm512_load_ps(to + o), _mm512_load_si512(from + o),
-                                                 _mm512_load_si512(from + low + o), first, sum, own));
-        if (P == 2)
-          _mm512_store_ps(to + next + o,
-                          add_block<LIMBS>(_mm512_load_ps(to + next + o),
-                                           _mm512_load_si512(from + kPanel * kPanel + o),
-                                           _mm512_load_si512(from + kPanel * kPanel + low + o), second, sum,
-                                           own));
+                                                 _mm512_load_si512(from + low + o), scale,
+                                                 _mm512_set1_ps(sums[r + i]), _mm512_set1_ps(scales[r + i])));
       }
   }
 
@@ -103,14 +90,14 @@ struct Panels {
 template <int KIND, int LIMBS, int BLOCK, int T>
 void few(const Job& j, const View& v, const WbWeight& w, int panel, float* acc) {
   constexpr int kLead = 3, kBehind = 2;
-  const Panels<KIND, LIMBS, BLOCK, 1> all(j, v, w, panel, acc);
+  const Panel<KIND, LIMBS, BLOCK> all(j, v, w, panel, acc);
   alignas(64) char buffer[4][1024];
   alignas(64) int32_t result[4][T][kPanel * kPanel];
   const char* at[4];
   Scales scale[8];
   for (int b = -kLead; b < v.blocks + kBehind; ++b) {
     const int next = b + kLead, last = b - kBehind;
-    if (next < v.blocks) at[next & 3] = all.unpack(next, 0, buffer[next & 3], scale[next & 7]);
+    if (next < v.blocks) at[next & 3] = all.unpack(next, buffer[next & 3], scale[next & 7]);
     if (b >= 0 && b < v.blocks) {
       if (b & 1) {
         WB_STEP(0, 1);
@@ -119,7 +106,7 @@ void few(const Job& j, const View& v, const WbWeight& w, int panel, float* acc) 
       }
     }
     if (last >= 0)
-      for (int t = 0; t < T; ++t) all.finish(&result[last & 3][t], last, t, &scale[last & 7]);
+      for (int t = 0; t < T; ++t) all.finish(&result[last & 3][t], last, t, scale[last & 7]);
   }
 }
 
