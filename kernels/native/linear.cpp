@@ -106,6 +106,9 @@ void chunk(void* context, int index) {
 
 void unit(void* context, int index) { path()->prepare(*static_cast<const Job*>(context), index); }
 
+// Whether many rows are multiplied in blocks of columns.
+bool blocked(const WbWeight& w, bool prompt) { return w.kind == WB_BF16 || w.kind == WB_SPARSE || prompt; }
+
 // Panels of a chunk. Few rows: about 32 KiB of weights, long enough to read memory in order, short enough to share.
 // Many rows: as many as leave every thread a few chunks, because x is read again for each.
 int chunk_of(const Job& job, bool sparse) {
@@ -113,7 +116,7 @@ int chunk_of(const Job& job, bool sparse) {
   const WbWeight& w = *job.products->weight;
   const size_t one = w.kind == WB_BF16 ? static_cast<size_t>(w.columns) * 2 * kPanel : panel_bytes(w);
   int chunk = 2;
-  if (job.m > 2 * kPanel) {
+  if (blocked(w, job.prompt) && job.m > 2 * kPanel) {
     int all = 0;
     for (int i = 0; i < job.count; ++i) all += panels_of(*job.products[i].weight);
     while (chunk < 32 && all > 4 * wb_threads() * chunk) chunk += 2;
@@ -166,9 +169,10 @@ extern "C" int32_t wb_linear(const WbProduct* products, int32_t count, const uin
     while (to < count && to - from < 16 &&
            wb::alike(*products[from].weight, *products[to].weight))
       ++to;
-    for (int first = 0; first < m; first += wb::kMostRows)
-      wb::run(products + from, to - from, x, m - first < wb::kMostRows ? m - first : wb::kMostRows,
-              first);
+    const bool prompt = products[from].prompt && wb::path()->prompts;
+    const int most = wb::blocked(*products[from].weight, prompt) ? wb::kMostRows : wb::kFewerRows;
+    for (int first = 0; first < m; first += most)
+      wb::run(products + from, to - from, x, m - first < most ? m - first : most, first);
     from = to;
   }
   return 0;

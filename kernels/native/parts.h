@@ -9,7 +9,9 @@
 namespace wb {
 
 constexpr int kPanel = 16;     // rows of W in a panel
-constexpr int kMostRows = 256;  // rows of x that are prepared at a time: they stay in the second-level cache
+// Rows of x that are prepared at a time: they stay in the second-level cache. Where products are blocked by columns, and
+// elsewhere.
+constexpr int kMostRows = 256, kFewerRows = 128;
 
 inline int block_of(const WbWeight& w) { return w.group % 64 == 0 ? 64 : w.group % 32 == 0 ? 32 : 16; }
 inline int panels_of(const WbWeight& w) { return (w.rows + kPanel - 1) / kPanel; }

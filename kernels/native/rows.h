@@ -23,20 +23,19 @@ int row_tiles(const Job& j) { return (j.m + most_rows(j) - 1) / most_rows(j); }
 
 // Prepared x. bf16 weights: tiles [row tile][k / 32][16 pairs of k][16 rows][2]. Rows of a prompt: tiles
 // [row tile][k / 32][16 rows][32]. Panels: tiles
-// [row tile][block][limb, high first][tile_rows][64 bytes], then floats [row tile][block][sums, scales][tile_rows].
+// [row tile][block][limb, high first][tile_rows][64 bytes], then int32 sums [block][rows], then float scales
+// [block][rows].
 struct View {
   char* tiles;
-  float* factors;
-  int rows, blocks, block, tile_rows;
+  float* sums;  // of a block's numbers
+  float* scales;
+  int rows, blocks, block;
   size_t tile_bytes, row_tile;  // of one block, of one row tile
-
-  // Sums of a block's numbers for the rows of a tile; their scales lie tile_rows behind.
-  float* sums(int tile, int b) const { return factors + (static_cast<size_t>(tile) * blocks + b) * 2 * tile_rows; }
 };
 
 View view(const Job& j) {
   const WbWeight& w = kind_of(j);
-  View v = {j.prepared, nullptr, row_tiles(j) * tile_rows(j), 0, 0, tile_rows(j), 1024, 0};
+  View v = {j.prepared, nullptr, nullptr, row_tiles(j) * tile_rows(j), 0, 0, 1024, 0};
   if (w.kind == WB_BF16 || widened(j)) {
     v.row_tile = static_cast<size_t>(j.padded / 32) * 1024;
     return v;
@@ -45,7 +44,8 @@ View view(const Job& j) {
   v.blocks = j.padded / v.block;
   v.tile_bytes = static_cast<size_t>(tile_rows(j) * limbs_of(w)) * 64;
   v.row_tile = v.blocks * v.tile_bytes;
-  v.factors = reinterpret_cast<float*>(j.prepared + row_tiles(j) * v.row_tile);
+  v.sums = reinterpret_cast<float*>(j.prepared + row_tiles(j) * v.row_tile);
+  v.scales = v.sums + static_cast<size_t>(v.blocks) * v.rows;
   return v;
 }
 
@@ -90,7 +90,7 @@ inline void binary_scale(float most, float& inverse, float& scale) {
 }
 
 // One row's tiles, scales and sums, in the order in which the packed bytes have columns.
-void prepare_row(const Job& j, const View& v, const uint16_t* x, int tile, int i) {
+void prepare_row(const Job& j, const View& v, const uint16_t* x, int tile, int i, int row) {
   const WbWeight& w = kind_of(j);
   const bool two = limbs_of(w) == 2;
   // Within eight columns: 0 4 1 5 2 6 3 7 for nibbles, 0 2 1 3 4 6 5 7 for bytes.
@@ -127,9 +127,9 @@ void prepare_row(const Job& j, const View& v, const uint16_t* x, int tile, int i
     }
     _mm512_storeu_si512(to, _mm512_shuffle_epi8(high, order));
     if (two) _mm512_storeu_si512(to + v.tile_bytes / 2, _mm512_shuffle_epi8(low, order));
-    float* sums = v.sums(tile, b) + i;
-    sums[0] = scale * static_cast<float>(_mm512_reduce_add_epi32(total));
-    sums[v.tile_rows] = scale;
+    v.scales[static_cast<size_t>(b) * v.rows + row] = scale;
+    v.sums[static_cast<size_t>(b) * v.rows + row] =
+        scale * static_cast<float>(_mm512_reduce_add_epi32(total));
   }
 }
 
@@ -138,7 +138,8 @@ void prepare_tile(const Job& j, int tile) {
   const View v = view(j);
   for (int i = 0; i < tile_rows(j); ++i) {
     const int row = tile * tile_rows(j) + i;
-    prepare_row(j, v, row < j.m ? j.x + static_cast<size_t>(row) * kind_of(j).columns : nullptr, tile, i);
+    prepare_row(j, v, row < j.m ? j.x + static_cast<size_t>(row) * kind_of(j).columns : nullptr, tile, i,
+                row);
   }
 }
 

@@ -15,6 +15,7 @@ void dots(const View& v, const WbWeight& w, int panel, int tile, int i, float* y
   const char* from = static_cast<const char*>(w.data) + panel_bytes(w) * panel;
   const char* scales = scales_of(w, panel);
   const char* x = v.tiles + tile * v.row_tile + i * 64;
+  const int row = tile * (v.tile_bytes / LIMBS / 64) + i;
   __m512 acc[M];
   for (int r = 0; r < M; ++r) acc[r] = _mm512_setzero_ps();
   for (int b = 0; b < v.blocks; ++b, x += v.tile_bytes) {
@@ -57,12 +58,12 @@ void dots(const View& v, const WbWeight& w, int panel, int tile, int i, float* y
         }
     }
     const Scales g = block_scale(w, scales, b * BLOCK);
-    const float* sums = v.sums(tile, b) + i;
+    const size_t at = static_cast<size_t>(b) * v.rows + row;
     for (int r = 0; r < M; ++r) {
       const __m512i high = _mm512_add_epi32(c[r][0][0], c[r][0][1]);
       const __m512i low = _mm512_add_epi32(c[r][LIMBS - 1][0], c[r][LIMBS - 1][1]);
-      acc[r] = add_block<LIMBS>(acc[r], high, low, g, _mm512_set1_ps(sums[r]),
-                                _mm512_set1_ps(sums[v.tile_rows + r]));
+      acc[r] = add_block<LIMBS>(acc[r], high, low, g, _mm512_set1_ps(v.sums[at + r]),
+                                _mm512_set1_ps(v.scales[at + r]));
     }
   }
   for (int r = 0; r < M; ++r) _mm512_storeu_ps(y + r * kPanel, acc[r]);
