@@ -35,8 +35,8 @@ using Run = void (*)(const Piece&);
 Run chosen(const WbAttention& a) {
   static const char* forced = std::getenv("WORKBENCH_ISA");
   static const bool plain = forced && !std::strcmp(forced, "generic");
-  static const bool avx2 = forced && !std::strcmp(forced, "avx2");
-  if (!plain && !avx2 && a.item != WB_ITEM_F32 && a.width % 32 == 0 && a.width <= 256 && has_amx())
+  static const bool any = !forced || !*forced || !std::strcmp(forced, "amx");
+  if (any && a.item != WB_ITEM_F32 && a.width % 32 == 0 && a.width <= 256 && has_amx())
     return piece_amx;
   return !plain && has_avx2() ? piece_avx2 : piece_generic;
 }

@@ -120,7 +120,8 @@ def test_a_long_prompt(kind: str, n: int, k: int) -> None:
     w, x = torch.randn(n, k, generator=generator), torch.randn(530, k, generator=generator).bfloat16()
     weight, expected, kept = made(kind, w)
     whole = linear.matmul(x, weight, dtype=torch.float32, prompt=True)
-    assert error(whole, x.double() @ expected.T) < 2.0**-8
+    rounded = kind.endswith("a8") and native.isa() != "amx"
+    assert error(whole, x.double() @ expected.T) < (ROUNDED if rounded else 2.0**-8)
     for first, last in ((0, 1), (3, 40), (200, 530)):
         part = linear.matmul(x[first:last], weight, dtype=torch.float32, prompt=True)
         assert torch.equal(part, whole[first:last])
@@ -156,7 +157,7 @@ def test_large_and_tiny_activations(kind: str) -> None:
     for odd in (float("nan"), float("inf")):
         x = torch.ones(3, 128).bfloat16()
         x[1, 77] = odd
-        assert linear.matmul(x, weight).isnan().any(1).tolist() == [False, True, False]
+        assert (~linear.matmul(x, weight).isfinite()).any(1).tolist() == [False, True, False]
     assert kept is not None
 
 
