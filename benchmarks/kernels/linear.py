@@ -1,6 +1,10 @@
 """How near the native products are to reading memory, and what rows, neighbours and prompts cost.
 
     python benchmarks/kernels/linear.py [--out results/linear-cpu.json] [--threads 2] [--repeats 9]
+        [--only decoding neighbour prefill]
+
+As a processor with less: WORKBENCH_ISA=avx2 (avx512, avx512_vnni) and, for torch, ONEDNN_MAX_CPU_ISA=AVX2
+(AVX512_CORE, AVX512_CORE_VNNI).
 
 The matrices of the layers of a 1.1 B Llama shape (hidden 2048, 4 KV heads of 64, intermediate 5632), random
 numbers, enough layers that the last-level cache of a usual processor does not hold them. In every repeat
@@ -43,6 +47,7 @@ CALLS = [(0, 3), (3, 4), (4, 6), (6, 7)]
 GROUP = 64
 LAYERS = {"bf16": 4, "int8": 6, "int8 a8": 6, "int4": 8, "int4 a8": 8}
 ROWS = (1, 2, 4, 8, 16)
+PARTS = ("decoding", "neighbour", "prefill")
 
 
 class Layers:
@@ -181,8 +186,8 @@ def prefill(repeats: int) -> dict[str, Any]:
 def environment(threads: int) -> dict[str, Any]:
     machine = this_machine()
     return {"cpu": machine.cpu, "cores": machine.cores, "threads": threads, "isa": native.isa(),
-            "torch": torch.__version__, "python": platform.python_version(),
-            "load_average": os.getloadavg(), "group": GROUP}
+            "torch": torch.__version__, "torch_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "all"),
+            "python": platform.python_version(), "load_average": os.getloadavg(), "group": GROUP}
 
 
 def main() -> None:
@@ -190,6 +195,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
     if not native.available():
         sys.exit(native.why_not())
@@ -197,10 +203,12 @@ def main() -> None:
     native.set_threads(given.threads)
     with torch.inference_mode():
         layers = {kind: Layers(kind) for kind in LAYERS}
+        few = max(3, given.repeats // 2)
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "decoding": lambda: decoding(layers, given.repeats), "neighbour": lambda: neighbour(layers, few),
+            "prefill": lambda: prefill(few)}
         result = {"environment": environment(given.threads), "repeats": given.repeats,
-                  "decoding": decoding(layers, given.repeats),
-                  "neighbour": neighbour(layers, max(3, given.repeats // 2)),
-                  "prefill": prefill(max(3, given.repeats // 2))}
+                  **{part: work() for part, work in parts.items() if part in given.only}}
     text = json.dumps(result, indent=1)
     print(text)
     if given.out:
