@@ -132,7 +132,8 @@ class KernelWindow(Event, frozen=True, kw_only=True, tag="kernel_window"):
 
     ``wall_s``: the forward under the profiler, from its first instant to its last, and ``gap_s`` the
     part of it in which no operator ran (Python and launching); None where nobody measured them.
-    ``dispatch_s``: host seconds that one tiny operator takes here, with the profiler off.
+    ``dispatch_s``: host seconds that one tiny operator takes here, with the profiler off (0: one call made
+    all operators).
     ``peak_bytes``: the most that the forward's activations held at once (the first window of a phase)."""
 
     window: int

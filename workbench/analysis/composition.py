@@ -105,7 +105,8 @@ def _compose(phase: str, windows: list[ev.KernelWindow], rows: dict[int, list[ev
         own = [k for k in rows[window.window] if k.kind == kind]
         cost = 0.0 if on_device else max(0.0, ((window.wall_s or 0.0) - plain)
                                          / max(1, window.host_events))
-        dispatch = 0.0 if on_device else (window.dispatch_s or _DISPATCH_S)
+        known = _DISPATCH_S if window.dispatch_s is None else window.dispatch_s
+        dispatch = 0.0 if on_device else known
         launch = 0.0
         for k in own:
             seconds = max(0.0, k.total_s - k.calls * cost)

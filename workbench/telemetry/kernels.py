@@ -154,7 +154,8 @@ class KernelWatch:
             t_s=self._clock(), window=self._count, start_s=self._started_s, end_s=ended_s,
             preset=self.name, steps=1, overhead_s=cost, device_events=captured.device_events,
             host_events=captured.host_events, reason=reason, phase=phase, rows=rows,
-            wall_s=captured.wall_s, gap_s=captured.gap_s, dispatch_s=dispatch_seconds(),
+            wall_s=captured.wall_s, gap_s=captured.gap_s,
+            dispatch_s=dispatch_seconds() if captured.dispatched else 0.0,
             peak_bytes=captured.peak_bytes))
         self._plan(captured)
         if phase != "prefill":

@@ -40,7 +40,8 @@ class OpSource(Protocol):
 def reduce_records(records: Sequence[OpRecord], names: Mapping[int, str], wall_s: float | None,
                    most_slices: int = 1000) -> Captured:
     """Rows by layer and operation. The gap is the part of ``wall_s`` that no record covers."""
-    captured = Captured(host_events=len(records))
+    # One call made them all, so there was nothing to dispatch.
+    captured = Captured(host_events=len(records), dispatched=False)
     if not records:
         return captured
     zero = min(r.t0_ns for r in records)

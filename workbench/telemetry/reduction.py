@@ -102,7 +102,7 @@ class Captured:
     ``wall_s``: the forward; ``gap_s``: the part of it in which nothing ran (no operator on a CPU, no
     kernel on a GPU). ``peak_bytes``: the most that the forward held at once beyond what was there
     before it. None where nothing was measured. ``gaps``: (layer, module) -> the part of ``gap_s`` inside
-    that module, between its operators."""
+    that module, between its operators. ``dispatched``: whether every operator's time holds its dispatch."""
 
     rows: dict[Key, Row] = field(default_factory=dict)
     slices: list[tuple[str, float, float, str, int]] = field(default_factory=list)
@@ -112,6 +112,7 @@ class Captured:
     gap_s: float | None = None
     peak_bytes: int | None = None
     gaps: dict[Owner, float] = field(default_factory=dict)
+    dispatched: bool = True
 
 
 def peak_bytes(events: Iterable[Any]) -> int | None:
